@@ -1,0 +1,54 @@
+# Compiler settings of every target, and the two functions that declare a folder's library and its tests.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+
+find_program(KIVI_CCACHE ccache)
+if(KIVI_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${KIVI_CCACHE})
+endif()
+
+add_library(kivi_flags INTERFACE)
+# Contraction is off so that codes are bit-identical on every machine: where a fused multiply-add is wanted it is written.
+target_compile_options(kivi_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror
+                                            -ffp-contract=off)
+target_include_directories(kivi_flags INTERFACE ${PROJECT_SOURCE_DIR}/src)
+if(KIVI_SANITIZE)
+  target_compile_options(kivi_flags INTERFACE -fsanitize=${KIVI_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(kivi_flags INTERFACE -fsanitize=${KIVI_SANITIZE})
+endif()
+
+# kivi_library(NAME SOURCES a.cc b.cc DEPS kivi_core ...): the static library of one folder.
+function(kivi_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC kivi_flags ${ARG_DEPS})
+endfunction()
+
+# kivi_test(NAME SOURCES a_test.cc ... DEPS kivi_core ...): one GoogleTest executable; every case becomes a ctest test.
+function(kivi_test name)
+  if(NOT KIVI_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE kivi_flags ${ARG_DEPS} GTest::gtest GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE KIVI_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  gtest_discover_tests(${name} PROPERTIES TIMEOUT 600 DISCOVERY_TIMEOUT 120)
+endfunction()
+
+# kivi_fuzzer(NAME SOURCES a_fuzz.cc DEPS ...): a libFuzzer target, built with clang when KIVI_FUZZ is on.
+function(kivi_fuzzer name)
+  if(NOT KIVI_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE kivi_flags ${ARG_DEPS})
+  target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+endfunction()

@@ -1,0 +1,12 @@
+// Every environment variable that kivi reads; docs/environment.md explains each.
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace kivi::environment {
+
+// KIVI_FORCE_ISA: the instruction set of the CPU backend ("avx512", "avx2", "portable").
+std::optional<std::string> force_isa();
+
+}  // namespace kivi::environment

@@ -1,0 +1,25 @@
+// Turns a stream of token ids into text that can be shown at once: bytes are held back until they are whole UTF-8
+// characters.
+#pragma once
+
+#include <string>
+
+#include "text/tokenizer.h"
+
+namespace kivi {
+
+class StreamDetokenizer {
+ public:
+  explicit StreamDetokenizer(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+
+  // The text that this token completes; may be empty. Bytes that can never become a character come out as U+FFFD.
+  std::string add(TokenId id);
+  // What is still held back, at the end of the stream, as U+FFFD; empty if nothing is.
+  std::string finish();
+
+ private:
+  const Tokenizer* tokenizer_;
+  std::string pending_;
+};
+
+}  // namespace kivi
