@@ -13,6 +13,8 @@ std::optional<std::string> read(const char* name) {
 
 }  // namespace
 
-std::optional<std::string> force_isa() { return read("KIVI_FORCE_ISA"); }
+std::optional<std::string> force_isa() {
+  return read("KIVI_FORCE_ISA");
+}
 
 }  // namespace kivi::environment

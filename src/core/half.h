@@ -35,21 +35,25 @@ KIVI_HD constexpr float to_float(Half h) {
   return std::bit_cast<float>(sign | exponent32 << 23 | mantissa << 13);
 }
 
-KIVI_HD constexpr float to_float(BFloat16 h) { return std::bit_cast<float>(uint32_t{h.bits} << 16); }
+KIVI_HD constexpr float to_float(BFloat16 h) {
+  return std::bit_cast<float>(uint32_t{h.bits} << 16);
+}
 
 KIVI_HD constexpr Half to_half(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000U);
   const uint32_t magnitude = bits & 0x7FFFFFFFU;
   if (magnitude >= 0x7F800000U) {  // infinity stays; NaN stays a quiet NaN
-    return {static_cast<uint16_t>(sign | 0x7C00U | (magnitude > 0x7F800000U ? 0x200U | ((magnitude >> 13) & 0x3FFU) : 0U))};
+    return {
+        static_cast<uint16_t>(sign | 0x7C00U | (magnitude > 0x7F800000U ? 0x200U | ((magnitude >> 13) & 0x3FFU) : 0U))};
   }
   if (magnitude >= 0x477FF000U) return {static_cast<uint16_t>(sign | 0x7C00U)};  // rounds to beyond 65504
-  if (magnitude >= 0x38800000U) {                                               // a normal binary16
+  if (magnitude >= 0x38800000U) {                                                // a normal binary16
     const uint32_t rounded = magnitude - 0x38000000U + 0xFFFU + ((magnitude >> 13) & 1U);
     return {static_cast<uint16_t>(sign | (rounded >> 13))};
   }
-  // Subnormal or zero. Adding 0.5 leaves the number of units of 2^-24, rounded to nearest even, in the low mantissa bits.
+  // Subnormal or zero. Adding 0.5 leaves the number of units of 2^-24, rounded to nearest even, in the low mantissa
+  // bits.
   const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
   return {static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3F000000U))};
 }

@@ -20,12 +20,16 @@ TEST(ParallelFor, VisitsEveryIndexOnce) {
 }
 
 TEST(ParallelFor, RethrowsAnException) {
-  EXPECT_THROW(parallel_for(2, 100, 1, [](int64_t begin, int64_t) {
-    if (begin == 37) throw std::runtime_error("37");
-  }), std::runtime_error);
+  EXPECT_THROW(parallel_for(2, 100, 1,
+                            [](int64_t begin, int64_t) {
+                              if (begin == 37) throw std::runtime_error("37");
+                            }),
+               std::runtime_error);
 }
 
-TEST(PhysicalCores, IsAtLeastOne) { EXPECT_GE(physical_cores(), 1); }
+TEST(PhysicalCores, IsAtLeastOne) {
+  EXPECT_GE(physical_cores(), 1);
+}
 
 }  // namespace
 }  // namespace kivi

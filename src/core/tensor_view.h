@@ -63,11 +63,7 @@ struct TensorView {
     return n;
   }
 
-  operator TensorView<const T, Rank>() const
-    requires(!std::is_const_v<T>)
-  {
-    return {data, shape, stride};
-  }
+  operator TensorView<const T, Rank>() const requires(!std::is_const_v<T>) { return {data, shape, stride}; }
 };
 
 // A view whose element type is known at run time only: what crosses the backend interface.
@@ -81,8 +77,7 @@ struct AnyView {
 
   AnyView() = default;
   template <typename T, int Rank>
-    requires(Rank <= kMaxRank)
-  AnyView(TensorView<T, Rank> view)  // NOLINT: views convert freely
+  requires(Rank <= kMaxRank) AnyView(TensorView<T, Rank> view)  // NOLINT: views convert freely
       : data(const_cast<std::remove_const_t<T>*>(view.data)), dtype(kDTypeOf<std::remove_const_t<T>>), rank(Rank) {
     for (int i = 0; i < Rank; ++i) {
       shape[i] = view.shape[i];
@@ -95,7 +90,8 @@ struct AnyView {
   TensorView<T, Rank> as() const {
     constexpr DType wanted = kDTypeOf<std::remove_const_t<T>>;
     if (dtype != wanted || rank != Rank) {
-      fail(ErrorCode::kInternal, "tensor is {} of rank {}, wanted {} of rank {}", name(dtype), rank, name(wanted), Rank);
+      fail(ErrorCode::kInternal, "tensor is {} of rank {}, wanted {} of rank {}", name(dtype), rank, name(wanted),
+           Rank);
     }
     TensorView<T, Rank> view;
     view.data = static_cast<T*>(data);

@@ -1,6 +1,6 @@
-// GGUF v2 and v3: metadata and tensors of a model file, mapped into memory. Every count, length and offset of the file is
-// checked before it is used. Throws Error{kCorrupt} naming the field on a malformed file, Error{kUnsupported} on a version
-// or tensor type that kivi does not read.
+// GGUF v2 and v3: metadata and tensors of a model file, mapped into memory. Every count, length and offset of the file
+// is checked before it is used. Throws Error{kCorrupt} naming the field on a malformed file, Error{kUnsupported} on a
+// version or tensor type that kivi does not read.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,8 @@ class GgufFile {
   const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
   const std::map<std::string, GgufTensor, std::less<>>& tensors() const { return tensors_; }
 
-  // Typed metadata. get_* throw Error{kCorrupt} naming the key if it is missing or of another kind; find_* give nullopt if
-  // it is missing and throw if it is of another kind. An integer is accepted where a float is wanted.
+  // Typed metadata. get_* throw Error{kCorrupt} naming the key if it is missing or of another kind; find_* give nullopt
+  // if it is missing and throw if it is of another kind. An integer is accepted where a float is wanted.
   std::string get_string(std::string_view key) const;
   int64_t get_int(std::string_view key) const;
   double get_float(std::string_view key) const;

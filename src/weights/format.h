@@ -1,5 +1,5 @@
-// How model weights are stored: GGUF's block formats. A matrix is rows of blocks; a block is decoded as its type's comment
-// says. The blocks are read in place from the mapped file: kernels decode them in registers.
+// How model weights are stored: GGUF's block formats. A matrix is rows of blocks; a block is decoded as its type's
+// comment says. The blocks are read in place from the mapped file: kernels decode them in registers.
 #pragma once
 
 #include <cstddef>
@@ -65,9 +65,9 @@ struct BlockQ5_K {
   uint8_t qs[128];
 };
 
-// Sixteen sub-blocks of 16: value(i) = d * scales[i/16] * (q(i) - 32). q has 4 low bits in ql and 2 high bits in qh: for
-// each half h (128 elements) and l in 0..31, elements 128h + l + {0, 32, 64, 96} have low bits
-// {ql[64h+l] low, ql[64h+32+l] low, ql[64h+l] high, ql[64h+32+l] high} and high bits 2k..2k+1 of qh[32h+l], k = 0..3.
+// Sixteen sub-blocks of 16: value(i) = d * scales[i/16] * (q(i) - 32). q has 4 low bits in ql and 2 high bits in qh:
+// for each half h (128 elements) and l in 0..31, elements 128h + l + {0, 32, 64, 96} have low bits {ql[64h+l] low,
+// ql[64h+32+l] low, ql[64h+l] high, ql[64h+32+l] high} and high bits 2k..2k+1 of qh[32h+l], k = 0..3.
 struct BlockQ6_K {
   static constexpr int kElements = 256;
   uint8_t ql[128];
@@ -90,9 +90,9 @@ inline ScaleMin scale_min_k4(const uint8_t (&packed)[12], int j) {
           static_cast<uint8_t>((packed[j + 4] >> 4) | (packed[j] >> 6) << 4)};
 }
 
-std::string_view name(WeightFormat format);       // "Q4_K"
-int64_t block_elements(WeightFormat format);      // elements in one block; 1 for F32, F16, BF16
-int64_t block_bytes(WeightFormat format);         // bytes of one block
+std::string_view name(WeightFormat format);            // "Q4_K"
+int64_t block_elements(WeightFormat format);           // elements in one block; 1 for F32, F16, BF16
+int64_t block_bytes(WeightFormat format);              // bytes of one block
 int64_t row_bytes(WeightFormat format, int64_t cols);  // cols must be a multiple of block_elements
 
 // A matrix [rows, cols] (or a vector: rows 1) in the memory of somebody else, rows contiguous and in order.

@@ -1,0 +1,176 @@
+// What a device does for a model: about ten coarse operations, each on one struct of views. Views point into memory of
+// the backend; operations are asynchronous on it where the device is, in the order of the calls. Results do not depend
+// on what else is in a batch: every row is computed as if it were alone.
+//
+// Letters of shapes: N rows (tokens of all sequences of a step, one sequence after the other), B sequences, H query
+// heads, K KV heads, D head_dim, C channels. "act" is the backend's activation dtype (CPU and reference: f32).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/tensor_view.h"
+#include "format/kv_view.h"
+#include "weights/format.h"
+
+namespace kivi {
+
+struct BackendInfo {
+  std::string device;  // "cpu:avx512", as make_backend takes it
+  std::string detail;  // one line for people: processor or GPU, threads, memory
+  int n_threads = 1;
+};
+
+// Memory of a backend. Owns it; zeroed; aligned to 64 bytes at least.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  std::byte* data() const { return data_; }
+  size_t size_bytes() const { return size_; }
+
+ protected:
+  Buffer(std::byte* data, size_t size) : data_(data), size_(size) {}
+  std::byte* data_;
+  size_t size_;
+};
+
+// A matrix [rows, cols] as the backend wants it. y = x W^T takes x [N, cols] to y [N, rows].
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+
+ protected:
+  Weight(int64_t rows, int64_t cols) : rows_(rows), cols_(cols) {}
+  int64_t rows_;
+  int64_t cols_;
+};
+
+// out[n, :] = row tokens[n] of the table.
+struct EmbedArgs {
+  const Weight* table = nullptr;  // [vocabulary, C]
+  AnyView tokens;                 // [N] i32; each in [0, vocabulary)
+  AnyView out;                    // [N, C] act
+};
+
+// out = x / sqrt(mean(x^2) + epsilon) * weight.
+struct RmsNormArgs {
+  AnyView x;       // [N, C] act
+  AnyView weight;  // [C] f32
+  float epsilon = 1e-5F;
+  AnyView out;  // [N, C] act; may be x
+};
+
+// out = x W^T + bias, or out += x W^T + bias with accumulate (a residual connection).
+struct LinearArgs {
+  AnyView x;  // [N, cols] act
+  const Weight* weight = nullptr;
+  AnyView bias;  // [rows] f32, or empty
+  AnyView out;   // [N, rows] act or f32; not x
+  bool accumulate = false;
+};
+
+enum class RopePairing : uint8_t {
+  kInterleaved,  // channels (2i, 2i + 1)
+  kHalfSplit,    // channels (i, i + n/2)
+};
+
+// Rotates the first 2 * len(inverse_frequency) channels of every head, in place: pair i by positions[n] * f[i] radians.
+struct RopeArgs {
+  AnyView x;                  // [N, heads, D] act
+  AnyView positions;          // [N] i32
+  AnyView inverse_frequency;  // [rotary channels / 2] f32
+  RopePairing pairing = RopePairing::kHalfSplit;
+};
+
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+
+// out = activation(gate) * up.
+struct GateArgs {
+  AnyView gate;  // [N, C] act
+  AnyView up;    // [N, C] act
+  Activation activation = Activation::kSilu;
+  AnyView out;  // [N, C] act; may be gate or up
+};
+
+// out[i, :] = x[rows[i], :].
+struct GatherArgs {
+  AnyView x;     // [N, C] act
+  AnyView rows;  // [M] i32
+  AnyView out;   // [M, C] act
+};
+
+// out = x in the dtype of out, rounded to nearest even; finite values beyond a 16-bit type's range become its largest.
+struct ConvertArgs {
+  AnyView x;    // [N, C]
+  AnyView out;  // [N, C]
+};
+
+// n_new[b] new tokens of each sequence attend to all stored tokens of their sequence (packed pages, window, sinks) and,
+// causally, to the new tokens themselves in 16 bits. Decoding is one new token, prefill an empty past, and everything
+// between is the same operation. (KIVI, Algorithm 1: prefill step 1; decoding steps 1 and 4. Attend first, then store.)
+struct AttendArgs {
+  AnyView q;           // [N, H, D] act; H a multiple of K
+  AnyView new_keys;    // [N, K, D] 16 bits: cache.window_dtype
+  AnyView new_values;  // [N, K, D]
+  AnyView seq_begin;   // [B + 1] i32: rows seq_begin[b] .. seq_begin[b + 1] - 1 are sequence b; at least one each
+  format::KvBatchView cache;  // before this step
+  float softmax_scale = 0.0F;
+  AnyView out;  // [N, H, D] act; not q
+};
+
+// Stores the new tokens: those that the window policies put into packed pages are quantised there, together with older
+// tokens that now leave the window; the rest goes into the window. (KIVI, Algorithm 1: prefill steps 2 and 3; decoding
+// steps 2 and 3.) The tables of `cache` must already have pages for what is stored.
+struct StoreKvArgs {
+  AnyView new_keys;    // [N, K, D] 16 bits: cache.window_dtype
+  AnyView new_values;  // [N, K, D]
+  AnyView seq_begin;   // [B + 1] i32
+  format::KvBatchView cache;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual BackendInfo info() const = 0;
+  virtual DType activation_dtype() const = 0;
+
+  // Throws Error{kOutOfMemory} saying what was asked. Memory of the CPU is committed as it is first written.
+  virtual std::unique_ptr<Buffer> allocate(size_t size_bytes) = 0;
+  virtual void copy_to_device(void* device, const void* host, size_t size_bytes) = 0;
+  virtual void copy_to_host(void* host, const void* device, size_t size_bytes) = 0;  // waits for what was asked before
+  virtual void synchronize() = 0;
+
+  // `weight` points into a file mapping that outlives the result; backends of the CPU read it in place.
+  virtual std::unique_ptr<Weight> load_weight(const WeightView& weight) = 0;
+
+  // Throw Error{kInternal} on shapes that contradict each other, Error{kUnsupported} on a case without a kernel.
+  virtual void embed(const EmbedArgs& args) = 0;
+  virtual void rms_norm(const RmsNormArgs& args) = 0;
+  virtual void linear(const LinearArgs& args) = 0;
+  virtual void rope(const RopeArgs& args) = 0;
+  virtual void gate(const GateArgs& args) = 0;
+  virtual void gather(const GatherArgs& args) = 0;
+  virtual void convert(const ConvertArgs& args) = 0;
+  virtual void attend(const AttendArgs& args) = 0;
+  virtual void store_kv(const StoreKvArgs& args) = 0;
+};
+
+struct BackendOptions {
+  // "cpu", "cpu:avx512", "cpu:avx2", "cpu:portable", "reference", "cuda", "cuda:N"; empty: the best that is there.
+  std::string device;
+  std::optional<int> n_threads;  // default: physical cores
+};
+
+// Throws Error{kUnsupported} listing what is there when the device asked for is not.
+std::unique_ptr<Backend> make_backend(const BackendOptions& options);
+
+// The devices that make_backend takes on this machine with this build.
+std::vector<std::string> available_devices();
+
+}  // namespace kivi

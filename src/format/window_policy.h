@@ -1,0 +1,67 @@
+// Which tokens are packed and which are in 16 bits: a pure function of the number of tokens, so that history (one token
+// at a time, a long prompt, several turns) does not matter, and the host and the device agree without talking.
+//
+// Of n tokens counted from the end of the sinks, the newest stay in 16 bits: never fewer than `keep` of them, and
+// packed `flush` at a time. The paper's keys: keep 0, flush R. The paper's values: keep R, flush 1.
+//   0 .. sinks          16 bits, for ever
+//   .. + n_packed       packed, in pages
+//   .. n_tokens         16 bits: the window
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "core/host_device.h"
+
+namespace kivi::format {
+
+// Tokens in a 16-bit page: one layer, one side (keys or values), [KV head][kWindowPageTokens][head_dim].
+inline constexpr int kWindowPageTokens = 16;
+
+struct WindowPolicy {
+  static constexpr int32_t kKeepAll = std::numeric_limits<int32_t>::max() / 4;
+
+  int32_t sinks = 0;
+  int32_t keep = kKeepAll;
+  int32_t flush = 1;
+
+  friend constexpr bool operator==(const WindowPolicy&, const WindowPolicy&) = default;
+
+  KIVI_HD constexpr bool keeps_all() const { return keep == kKeepAll; }
+
+  // Packed tokens after `n_tokens` tokens (sinks included) have been stored.
+  KIVI_HD constexpr int64_t n_packed(int64_t n_tokens) const {
+    const int64_t n = n_tokens - sinks;
+    return n < int64_t{keep} + flush ? 0 : (n - keep) / flush * flush;
+  }
+  // The first token of the window.
+  KIVI_HD constexpr int64_t window_begin(int64_t n_tokens) const {
+    const int64_t begin = sinks + n_packed(n_tokens);
+    return begin < n_tokens ? begin : n_tokens;
+  }
+
+  // 16-bit pages are reached through a row of slots: first those of the sinks, then a ring of `ring` slots.
+  KIVI_HD constexpr int32_t sink_slots() const { return (sinks + kWindowPageTokens - 1) / kWindowPageTokens; }
+  // Slots that hold the window and the token that makes it flush, wherever it starts; enough for sequences of
+  // max_tokens.
+  KIVI_HD constexpr int32_t ring_slots(int64_t max_tokens) const {
+    const int64_t all = (max_tokens - sinks + kWindowPageTokens - 1) / kWindowPageTokens;
+    const int64_t longest = int64_t{keep} + flush;  // tokens
+    const bool aligned = keep % kWindowPageTokens == 0 && flush % kWindowPageTokens == 0;
+    const int64_t window = (longest + kWindowPageTokens - 1) / kWindowPageTokens + (aligned ? 0 : 1);
+    const int64_t slots = window < all ? window : all;
+    return static_cast<int32_t>(slots > 1 ? slots : 1);
+  }
+  KIVI_HD constexpr int32_t n_slots(int64_t max_tokens) const { return sink_slots() + ring_slots(max_tokens); }
+
+  // Slot of a token that is in 16 bits, in a row of n_slots slots, and its place in that slot's page.
+  KIVI_HD constexpr int32_t slot(int64_t token, int32_t slots) const {
+    if (token < sinks) return static_cast<int32_t>(token / kWindowPageTokens);
+    return sink_slots() + static_cast<int32_t>((token - sinks) / kWindowPageTokens % (slots - sink_slots()));
+  }
+  KIVI_HD constexpr int32_t place(int64_t token) const {
+    return static_cast<int32_t>((token < sinks ? token : token - sinks) % kWindowPageTokens);
+  }
+};
+
+}  // namespace kivi::format
