@@ -14,8 +14,8 @@ namespace kivi::format {
 
 struct KvBatchView {
   PageLayout layout;
-  WindowPolicy key_policy;    // keeps_all() for both or for neither
-  WindowPolicy value_policy;  // the same sinks as key_policy
+  WindowPolicy key_policy;    // keeps_all() where layout has no key bits
+  WindowPolicy value_policy;  // likewise; the same sinks as key_policy
 
   std::byte* packed_pages =
       nullptr;  // page p of this layer is at packed_pages + p * packed_stride; layout.page_bytes()

@@ -8,6 +8,7 @@
 //   group value codes   uint32  [kPageTokens][head_dim * value_bits / 32] value scales  binary16 [head_dim /
 //   value_group][kPageTokens]     zeros alike: one pair for each token and channel group
 //
+// A side (keys or values) that stays in 16 bits has 0 bits here and takes no room in the page.
 // Token t of a page is token 128 * page + t counted from the end of the sinks. Keys and values of a page fill at their
 // own pace (format/window_policy.h). docs/packed-format.md is this in prose, with test vectors.
 #pragma once
@@ -28,8 +29,8 @@ inline constexpr int kGroupUnit = 16;
 struct PageLayout {
   int n_kv_heads = 0;
   int head_dim = 0;     // a multiple of kGroupUnit
-  int key_bits = 0;     // 2, 4 or 8
-  int value_bits = 0;   // 2, 4 or 8
+  int key_bits = 0;     // 2, 4 or 8; 0: keys are never packed
+  int value_bits = 0;   // 2, 4 or 8; 0: values are never packed
   int key_group = 0;    // tokens; a multiple of kGroupUnit that divides kPageTokens
   int value_group = 0;  // channels; a multiple of kGroupUnit that divides head_dim
 
@@ -75,14 +76,22 @@ struct PageLayout {
     return int64_t{channel / value_group} * kPageTokens + token;
   }
 
-  // Bits per cached element of the packed format: codes, scales and zeros, no windows and no page slack.
+  // Bits per cached element of the packed format: codes, scales and zeros; no windows, no page slack. A side that is
+  // never packed counts 16.
   constexpr double bits_per_element() const {
-    return 0.5 * (key_bits + 32.0 / key_group) + 0.5 * (value_bits + 32.0 / value_group);
+    const double key = key_bits == 0 ? 16.0 : key_bits + 32.0 / key_group;
+    const double value = value_bits == 0 ? 16.0 : value_bits + 32.0 / value_group;
+    return 0.5 * (key + value);
   }
 
  private:
-  KIVI_HD constexpr int64_t key_params_bytes() const { return int64_t{key_groups()} * head_dim * 2; }
-  KIVI_HD constexpr int64_t value_params_bytes() const { return int64_t{value_groups()} * kPageTokens * 2; }
+  // Bytes of the scales (the zeros take the same).
+  KIVI_HD constexpr int64_t key_params_bytes() const {
+    return key_bits == 0 ? 0 : int64_t{key_groups()} * head_dim * 2;
+  }
+  KIVI_HD constexpr int64_t value_params_bytes() const {
+    return value_bits == 0 ? 0 : int64_t{value_groups()} * kPageTokens * 2;
+  }
 };
 
 // The paper's setting at head_dim 128: 96 bytes a token and KV head, no padding.

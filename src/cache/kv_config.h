@@ -1,0 +1,53 @@
+// What is kept of a sequence and in how many bits. Presets are data; every field can be set apart.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "format/page_layout.h"
+#include "format/window_policy.h"
+
+namespace kivi {
+
+// What the cache needs to know of a model.
+struct KvShape {
+  int n_layers = 0;
+  int n_kv_heads = 0;
+  int head_dim = 0;
+
+  int64_t elements_per_token() const { return int64_t{2} * n_layers * n_kv_heads * head_dim; }
+};
+
+struct KvConfig {
+  static constexpr int kUnpackedBits = 16;
+
+  std::string name;           // as the user wrote it: "kivi2", "kivi2:sinks=4"
+  int key_bits = 16;          // 2, 4, 8, or 16: never packed
+  int value_bits = 16;        // likewise
+  int group_size = 32;        // G: tokens in a key group; channels in a value group (at most head_dim)
+  int residual_length = 128;  // R: newest tokens in 16 bits: keys 0..R-1 of them, values R; 0: as few as groups allow
+  int sinks = 0;              // first tokens that stay in 16 bits for ever
+
+  bool is_packed() const { return key_bits != kUnpackedBits || value_bits != kUnpackedBits; }
+
+  // KIVI, section 3: keys keep nothing and are packed R at a time; values keep R and are packed one at a time.
+  format::WindowPolicy key_policy() const;
+  format::WindowPolicy value_policy() const;
+  format::PageLayout layout(const KvShape& shape) const;
+
+  // Throws Error{kInvalidArgument} naming the value and the fix if the fields contradict each other or the shape.
+  void validate(const KvShape& shape) const;
+};
+
+// "f16", "kivi4" and "kivi2": the paper's settings (G 32, R 128).
+std::span<const KvConfig> kv_presets();
+
+// NAME[:FIELD=VALUE]...: a preset with fields changed:
+// "kivi2:group-size=64:residual=32:sinks=4:key-bits=4:value-bits=2". Throws Error{kInvalidArgument} listing the presets
+// or fields.
+KvConfig parse_kv_config(std::string_view text);
+// The same for one field, as the command line's options set it: field "group-size", value "64".
+void set_kv_field(KvConfig& config, std::string_view field, std::string_view value);
+
+}  // namespace kivi

@@ -1,0 +1,29 @@
+// A model file, ready to run: configuration, tokenizer and weights on a backend.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+#include "io/gguf.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "text/chat.h"
+#include "text/tokenizer.h"
+
+namespace kivi {
+
+struct Model {
+  ModelConfig config;
+  std::unique_ptr<Tokenizer> tokenizer;
+  ChatFormat chat_format = ChatFormat::kNone;  // recognised from the file's template
+  std::string default_system_prompt;           // what the template adds when a conversation has no system message
+  int64_t file_bytes = 0;
+  std::unique_ptr<GgufFile> file;  // mapped; weights may point into it
+  ModelWeights weights;
+};
+
+// Throws Error as GgufFile, read_config and make_tokenizer do.
+std::unique_ptr<Model> load_model(Backend& backend, const std::string& path);
+
+}  // namespace kivi

@@ -1,0 +1,36 @@
+// The weights of a model on a backend, by what they are for.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/tensor.h"
+#include "io/gguf.h"
+#include "model/config.h"
+
+namespace kivi {
+
+struct LayerWeights {
+  Tensor attention_norm;                    // [hidden]
+  std::unique_ptr<Weight> q, k, v, output;  // [H*D, hidden], [K*D, hidden], [K*D, hidden], [hidden, H*D]
+  Tensor q_bias, k_bias, v_bias;            // empty where the model has none
+  Tensor mlp_norm;                          // [hidden]
+  std::unique_ptr<Weight> gate, up, down;   // [ffn, hidden], [ffn, hidden], [hidden, ffn]
+};
+
+struct ModelWeights {
+  ModelConfig config;
+  std::unique_ptr<Weight> embedding;  // [vocabulary, hidden]
+  std::vector<LayerWeights> layers;
+  Tensor output_norm;              // [hidden]
+  std::unique_ptr<Weight> output;  // [vocabulary, hidden]; null where it is tied to the embedding
+  Tensor inverse_frequency;        // [rotary channels / 2]
+
+  const Weight& head() const { return output ? *output : *embedding; }
+};
+
+// Checks every shape against the configuration; throws Error{kCorrupt} naming the tensor.
+ModelWeights load_weights(Backend& backend, const GgufFile& file, const ModelConfig& config);
+
+}  // namespace kivi
