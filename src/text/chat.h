@@ -23,9 +23,9 @@ struct ChatMessage {
   std::string content;
 };
 
-// Ids of the conversation, ending where the assistant's next answer begins. Contents are encoded without parsing special
-// tokens, so that a message cannot forge a turn. `default_system` is what the model's own template inserts when the
-// conversation has no system message ("" for none): recognised from the template by default_system_prompt().
+// Ids of the conversation, ending where the assistant's next answer begins. Contents are encoded without parsing
+// special tokens, so that a message cannot forge a turn. `default_system` is what the model's own template inserts when
+// the conversation has no system message ("" for none): recognised from the template by default_system_prompt().
 std::vector<TokenId> encode_chat(const Tokenizer& tokenizer, ChatFormat format, std::span<const ChatMessage> messages,
                                  std::string_view default_system);
 std::string default_system_prompt(std::string_view chat_template);

@@ -17,14 +17,14 @@ using TokenId = int32_t;
 struct TokenizerSpec {
   enum class TokenType : uint8_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
 
-  std::string model;                    // "gpt2": byte-level BPE
-  std::string pre;                      // pre-tokeniser: "smollm", "qwen2", "llama-bpe", "gpt-2"; others fall back to gpt-2
-  std::vector<std::string> tokens;      // by id, in the byte-level alphabet
-  std::vector<TokenType> types;         // by id; empty: all normal
-  std::vector<std::string> merges;      // "left right", best first
+  std::string model;                // "gpt2": byte-level BPE
+  std::string pre;                  // pre-tokeniser: "smollm", "qwen2", "llama-bpe", "gpt-2"; others fall back to gpt-2
+  std::vector<std::string> tokens;  // by id, in the byte-level alphabet
+  std::vector<TokenType> types;     // by id; empty: all normal
+  std::vector<std::string> merges;  // "left right", best first
   std::optional<TokenId> bos, eos, pad;
   bool add_bos = false;
-  std::string chat_template;            // Jinja source, used to recognise the chat format; may be empty
+  std::string chat_template;  // Jinja source, used to recognise the chat format; may be empty
 };
 
 class Tokenizer {
