@@ -1,8 +1,7 @@
 #include "text/tokenizer.h"
 
-#include <algorithm>
 #include <array>
-#include <limits>
+#include <unordered_map>
 #include <utility>
 
 #include "core/error.h"
@@ -17,6 +16,9 @@ namespace {
 // The tokens that end a turn or a document in the vocabularies of the chat formats.
 constexpr std::array<std::string_view, 6> kEndTokens = {"<|im_end|>",      "<|eot_id|>",    "<|eom_id|>",
                                                         "<|end_of_text|>", "<|endoftext|>", "</s>"};
+
+// The merger counts symbols in 32 bits, and NFC makes text up to three times as long.
+constexpr size_t kMaxTextBytes = size_t{1} << 29;
 
 // Byte-level byte-pair encoding. Immutable, so every thread may use it.
 class BytePairTokenizer final : public Tokenizer {
@@ -91,8 +93,8 @@ void BytePairTokenizer::collect_end_ids() {
 }
 
 std::vector<TokenId> BytePairTokenizer::encode(std::string_view text, bool add_bos, bool parse_special) const {
-  if (text.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    fail(ErrorCode::kInvalidArgument, "text of {} bytes: must be below 2^31; split it", text.size());
+  if (text.size() > kMaxTextBytes) {
+    fail(ErrorCode::kInvalidArgument, "text of {} bytes: must be at most {}; split it", text.size(), kMaxTextBytes);
   }
   std::vector<TokenId> ids;
   if (add_bos && add_bos_ && bos_) ids.push_back(*bos_);
