@@ -73,16 +73,11 @@ class KvCache {
     std::vector<PageId> key_window;  // by slot; kNoPage where there is none
     std::vector<PageId> value_window;
   };
-  struct Need {
-    int64_t packed = 0;
-    int64_t window = 0;
-  };
 
   Sequence& at(SequenceId id);
   const Sequence& at(SequenceId id) const;
-  int64_t packed_pages_after(int64_t n_tokens) const;
-  Need missing_pages(const Sequence& sequence, int64_t n_after) const;
-  bool fits(const Need& need) const;
+  KvPages missing_pages(const Sequence& sequence, int64_t n_after) const;
+  bool fits(const KvPages& need) const;
   void take_pages(Sequence& sequence, int64_t n_after);
   void free_left_pages(Sequence& sequence);
   void upload_tables();
