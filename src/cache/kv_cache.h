@@ -53,6 +53,7 @@ class KvCache {
   format::KvBatchView view(int layer) const;
   // Row borders of the reserved step, for the backend: [B + 1] i32.
   AnyView seq_begin() const;
+  std::span<const StepSequence> step() const { return step_; }  // the reserved one; empty if none is
   void commit();
 
   const KvShape& shape() const { return shape_; }

@@ -2,6 +2,7 @@
 // comment says. The blocks are read in place from the mapped file: kernels decode them in registers.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -12,8 +13,16 @@
 namespace kivi {
 
 enum class WeightFormat : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ4_K, kQ5_K, kQ6_K };
+inline constexpr std::array kWeightFormats = {
+    WeightFormat::kF32,  WeightFormat::kF16,  WeightFormat::kBF16, WeightFormat::kQ8_0, WeightFormat::kQ4_0,
+    WeightFormat::kQ4_1, WeightFormat::kQ5_0, WeightFormat::kQ4_K, WeightFormat::kQ5_K, WeightFormat::kQ6_K};
 
 // Element i of the block is `value(i)` below; d, m are binary16. All blocks are byte-packed, little-endian.
+//
+// Values are float, and the same bits on every machine: products from left to right; the one addition of Q4_1, Q4_K and
+// Q5_K as std::fma(d, q, m) and std::fma(d * scale, q, -(dmin * min)). No product rounds (binary16 has 11 significant
+// bits, scale and q together at most 12), so the addition alone does: a kernel may fuse or not and still agree to the
+// bit.
 
 // value(i) = d * qs[i]
 struct BlockQ8_0 {
@@ -93,7 +102,7 @@ inline ScaleMin scale_min_k4(const uint8_t (&packed)[12], int j) {
 std::string_view name(WeightFormat format);            // "Q4_K"
 int64_t block_elements(WeightFormat format);           // elements in one block; 1 for F32, F16, BF16
 int64_t block_bytes(WeightFormat format);              // bytes of one block
-int64_t row_bytes(WeightFormat format, int64_t cols);  // cols must be a multiple of block_elements
+int64_t row_bytes(WeightFormat format, int64_t cols);  // throws kInvalidArgument unless cols is whole blocks
 
 // A matrix [rows, cols] (or a vector: rows 1) in the memory of somebody else, rows contiguous and in order.
 struct WeightView {
@@ -107,6 +116,7 @@ struct WeightView {
 };
 
 // Decodes row `row` of a matrix into out[0 .. cols): the plain definition that every kernel is tested against.
+// Throws Error{kInvalidArgument} if there is no such row or out is not of `cols` elements.
 void decode_row(const WeightView& weight, int64_t row, std::span<float> out);
 
 }  // namespace kivi
