@@ -28,8 +28,12 @@ struct EngineStats {
   double decode_seconds = 0.0;
   int64_t preemptions = 0;  // sequences that gave up their pages and are computed again
 
-  double prefill_tokens_per_s() const { return prefill_seconds > 0 ? prefill_tokens / prefill_seconds : 0.0; }
-  double decode_tokens_per_s() const { return decode_seconds > 0 ? decode_tokens / decode_seconds : 0.0; }
+  // 0 if there were none.
+  double prefill_tokens_per_s() const { return per_second(prefill_tokens, prefill_seconds); }
+  double decode_tokens_per_s() const { return per_second(decode_tokens, decode_seconds); }
+
+ private:
+  static double per_second(int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; }
 };
 
 // A prompt attends to its own keys and values in 16 bits, all at once. A sequence that was preempted is computed again
