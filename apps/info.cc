@@ -23,7 +23,7 @@ nlohmann::ordered_json model_json(const InfoOptions& options, const Session& ses
   const ModelConfig& config = session.model->config;
   return {{"name", config.name},
           {"file", options.model.path},
-          {"file_bytes", session.model->file_bytes},
+          {"weight_bytes", session.model->weight_bytes},
           {"architecture", config.architecture->name},
           {"quantisation", config.quantisation},
           {"n_layers", config.n_layers},
@@ -42,7 +42,7 @@ void print(const InfoOptions& options, const Session& session, std::span<const K
   const ModelConfig& config = session.model->config;
   fmt::print(out, "model       {}\n", config.name);
   fmt::print(out, "weights     {}, {}, {}\n", config.architecture->name, config.quantisation,
-             format_bytes(session.model->file_bytes));
+             format_bytes(session.model->weight_bytes));
   fmt::print(out, "layers      {}; hidden {}, feed-forward {}\n", config.n_layers, config.hidden_size, config.ffn_size);
   fmt::print(out, "attention   {} query heads over {} KV heads of {}\n", config.n_heads, config.n_kv_heads,
              config.head_dim);
