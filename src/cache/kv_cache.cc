@@ -26,8 +26,8 @@ template <typename Visit>
 void for_each_slot(const WindowPolicy& policy, int64_t n_tokens, int32_t n_slots, Visit visit) {
   for (int64_t t = 0; t < std::min<int64_t>(policy.sinks, n_tokens); t += kWindowPageTokens)
     visit(policy.slot(t, n_slots));
-  if (n_tokens <= policy.sinks) return;
   const int64_t begin = policy.window_begin(n_tokens) - policy.sinks;
+  if (begin >= n_tokens - policy.sinks) return;
   for (int64_t t = begin / kWindowPageTokens * kWindowPageTokens; t < n_tokens - policy.sinks; t += kWindowPageTokens) {
     visit(policy.slot(policy.sinks + t, n_slots));
   }

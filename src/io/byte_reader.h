@@ -12,18 +12,11 @@
 #include <utility>
 
 #include "core/error.h"
+#include "io/quoted.h"
 
 namespace kivi {
 
 static_assert(std::endian::native == std::endian::little, "fields are copied as they lie in a little-endian file");
-
-// Text of a file as a message may show it: short, on one line, in quotes.
-inline std::string quoted(std::string_view text) {
-  constexpr size_t kLongest = 80;
-  std::string shown;
-  for (const char c : text.substr(0, kLongest)) shown += c >= ' ' && c <= '~' ? c : '?';
-  return fmt::format("'{}{}'", shown, text.size() > kLongest ? "..." : "");
-}
 
 // Numbers of which every bit pattern is a value; bool is none.
 template <typename T>

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "core/error.h"
-#include "io/byte_reader.h"
 #include "io/gguf_parser.h"
+#include "io/quoted.h"
 
 namespace kivi {
 namespace {
