@@ -35,7 +35,8 @@ void expect_golden(const TokenizerSpec& spec, std::string_view golden_file) {
     EXPECT_EQ(ids.size(), n_ids) << "chunk " << index;
     ASSERT_EQ(golden::fnv1a(bytes_of(ids)), ids_hash) << "chunk " << index;
     const std::string decoded = tokenizer->decode(ids, true);
-    ASSERT_EQ(spec.pre == "qwen2" ? nfc(decoded) : decoded, spec.pre == "qwen2" ? nfc(text) : text) << "chunk " << index;
+    ASSERT_EQ(spec.pre == "qwen2" ? nfc(decoded) : decoded, spec.pre == "qwen2" ? nfc(text) : text)
+        << "chunk " << index;
     n_bytes += text.size();
   }
   EXPECT_GE(n_bytes, kLeastBytes);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <thread>
 
@@ -71,6 +72,14 @@ TEST(Tokenizer, UserDefinedTokensAreTextAndAlwaysParsed) {
   const Ids ids = tokenizer->encode("<tool_call>", false, false);
   EXPECT_EQ(ids, (Ids{*tokenizer->find("<tool_call>")}));
   EXPECT_EQ(tokenizer->decode(ids), "<tool_call>");
+}
+
+TEST(Tokenizer, TurnTokensAreControlTokensWhateverTheFileSays) {
+  TokenizerSpec spec = golden::tiny_spec("smollm");
+  std::replace(spec.types.begin(), spec.types.end(), TokenType::kControl, TokenType::kUserDefined);
+  const auto tokenizer = make_tokenizer(spec);
+  EXPECT_GT(tokenizer->encode("<|im_end|>", false, false).size(), 1u);
+  EXPECT_EQ(tokenizer->encode("<|im_end|>", false, true), (Ids{*tokenizer->find("<|im_end|>")}));
 }
 
 TEST(Tokenizer, KnownPiecesAreKeptForLlamaAlone) {
