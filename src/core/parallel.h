@@ -1,4 +1,4 @@
-// A team of threads for data-parallel loops. Only parallel.cc knows OpenMP.
+// A team of threads for data-parallel loops.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,9 @@ void parallel_for(int n_threads, int64_t n, int64_t grain, RangeFunction functio
 }  // namespace detail
 
 // Calls body(begin, end) on ranges that cover [0, n), spread over n_threads threads in chunks of `grain` that are taken
-// as threads become free; on one thread it is one range. Which thread runs which range is not fixed: the result of body
-// must not depend on it. The first exception is rethrown. Costs about a microsecond; nothing if one chunk holds all.
+// as threads become free; on one thread, or from inside another body, it is one range. Which thread runs which range is
+// not fixed: the result of body must not depend on it. The first exception is rethrown, after the other chunks. Costs
+// about a microsecond; nothing if one chunk holds all.
 template <typename Body>
 void parallel_for(int n_threads, int64_t n, int64_t grain, Body&& body) {
   if (n <= 0) return;

@@ -17,6 +17,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/linear.cc"
 #include <hwy/foreach_target.h>
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include "backend/cpu/codec-inl.h"
@@ -112,6 +113,16 @@ struct BlockRows {
 
 // ---- Few rows of x ----
 
+// The four rows are read side by side, which hides from the processor that memory as a whole is read in order. So while
+// block b of them is used, its share of the bytes that come this far behind is asked for.
+constexpr size_t kPrefetchBytes = 4096;
+template <class Codec>
+HWY_INLINE void prefetch_behind(const uint8_t* first_row, size_t b) {
+  constexpr size_t kLine = 64;
+  const uint8_t* share = first_row + kPrefetchBytes + b * kRows * Codec::kBlockBytes;
+  KIVI_UNROLL for (size_t i = 0; i < kRows * Codec::kBlockBytes; i += kLine) hwy::Prefetch(share + i);
+}
+
 // n_blocks blocks of four rows of the weight, and what they are multiplied with.
 template <size_t kTokens>
 struct Span {
@@ -125,6 +136,7 @@ HWY_INLINE void dot_span(const Span<kTokens>& span, F32Vec (&sums)[kRows][kToken
   const F32Tag d;
   Codec codecs[kRows];
   for (size_t b = 0; b < span.n_blocks; ++b) {
+    prefetch_behind<Codec>(span.rows[0], b);
     KIVI_UNROLL for (size_t r = 0; r < kRows; ++r) codecs[r].open(span.rows[r] + b * Codec::kBlockBytes);
     for (size_t g = 0; g < Codec::kBlockElements / kGroupElements; ++g) {
       const size_t k = b * Codec::kBlockElements + g * kGroupElements;
