@@ -38,8 +38,7 @@ void Engine::check(const Request& request) const {
          "prompt of {} tokens: the context of {} must hold it and one token more; shorten it or raise the context",
          n_prompt, context);
   }
-  const int64_t n_most =
-      request.max_new_tokens == 0 ? context : std::min(context, n_prompt + request.max_new_tokens);
+  const int64_t n_most = request.max_new_tokens == 0 ? context : std::min(context, n_prompt + request.max_new_tokens);
   if (!cache_.can_ever_hold(n_most)) {
     fail(ErrorCode::kOutOfMemory,
          "{} tokens of prompt and output: more than the KV cache of {} bytes can hold; ask for fewer or give it more",
