@@ -40,15 +40,10 @@ int physical_cores() {
   return std::max(1, n);
 }
 
-void parallel_for(int n_threads, int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
-  if (n <= 0) return;
+void detail::parallel_for(int n_threads, int64_t n, int64_t grain, RangeFunction function, void* body) {
   grain = std::max<int64_t>(1, grain);
   const int64_t n_chunks = (n + grain - 1) / grain;
   const int team = static_cast<int>(std::min<int64_t>(n_threads, n_chunks));
-  if (team <= 1) {
-    body(0, n);
-    return;
-  }
   std::exception_ptr first_error;
   std::mutex error_mutex;
   std::atomic<int64_t> next{0};
@@ -58,7 +53,7 @@ void parallel_for(int n_threads, int64_t n, int64_t grain, const std::function<v
       for (;;) {
         const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
         if (begin >= n) break;
-        body(begin, std::min(n, begin + grain));
+        function(body, begin, std::min(n, begin + grain));
       }
     } catch (...) {
       const std::scoped_lock lock(error_mutex);

@@ -243,11 +243,12 @@ uint64_t checked_size(const ByteReader& in, const Description& tensor, uint64_t 
 GgufTensor place(const ByteReader& in, const Description& tensor, std::span<const std::byte> bytes, uint64_t data_begin,
                  int64_t alignment) {
   const uint64_t size = checked_size(in, tensor, bytes.size());
-  if (tensor.offset % static_cast<uint64_t>(alignment) != 0 || tensor.offset > INT64_MAX) {
+  if (tensor.offset % static_cast<uint64_t>(alignment) != 0) {
     in.fail(ErrorCode::kCorrupt, "tensor {}: offset {} is not a multiple of the alignment, {}", quoted(tensor.name),
             tensor.offset, alignment);
   }
-  const uint64_t end = data_begin + tensor.offset + size;
+  // An offset that would make the sum wrap around stands for the end itself.
+  const uint64_t end = tensor.offset > INT64_MAX ? tensor.offset : data_begin + tensor.offset + size;
   if (end > bytes.size()) {
     in.fail(ErrorCode::kCorrupt, "tensor {} ends at byte {}, but the file has {}; it is truncated, fetch it again",
             quoted(tensor.name), end, bytes.size());

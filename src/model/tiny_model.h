@@ -1,6 +1,8 @@
 // Small random models in GGUF, for tests.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <cstdint>
 #include <random>

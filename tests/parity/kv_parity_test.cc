@@ -13,7 +13,7 @@
 #include "backend/tensor.h"
 #include "cache/kv_cache.h"
 #include "reference/algorithm1.h"
-#include "reference/paged.h"
+#include "backend/reference/paged.h"
 
 namespace kivi {
 namespace {

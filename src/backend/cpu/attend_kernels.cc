@@ -67,6 +67,12 @@ HWY_INLINE VF load_codes(const uint32_t* words, int first) {
   }
 }
 
+// Place in its word of a code that is a multiple of 2 * kLanes; 0, known at compile time, where that is whole words.
+template <int kBits>
+HWY_INLINE constexpr int place_of(int code) {
+  return 2 * kLanes % (32 / kBits) == 0 ? 0 : code % (32 / kBits);
+}
+
 // Calls body(integral_constant) for kHeads = n in 1..kHeadBlock, and for the bit widths.
 template <typename Body>
 HWY_INLINE void with_heads(int n, Body body) {
@@ -93,9 +99,10 @@ HWY_INLINE void with_bits(int bits, Body body) {
   }
 }
 
-// scores of kVectors * kLanes tokens: acc[h] += qs_h[c] * code over all channels; `words` at these tokens of channel 0.
+// scores of kVectors * kLanes tokens: acc[h] += qs_h[c] * code over all channels. The tokens' codes start at place
+// `first` of `words` in channel 0.
 template <int kBits, int kHeads, int kVectors>
-HWY_INLINE void score_codes(const uint32_t* words, int words_per_channel, int head_dim, const float* qs,
+HWY_INLINE void score_codes(const uint32_t* words, int first, int words_per_channel, int head_dim, const float* qs,
                             const float* bias, float* scores) {
   const DF d;
   VF acc[kHeads][kVectors];
@@ -104,7 +111,7 @@ HWY_INLINE void score_codes(const uint32_t* words, int words_per_channel, int he
   }
   for (int c = 0; c < head_dim; ++c, words += words_per_channel) {
     VF code[kVectors];
-    for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, v * kLanes);
+    for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, first + v * kLanes);
     for (int h = 0; h < kHeads; ++h) {
       const VF q = hn::Set(d, qs[h * head_dim + c]);
       for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::MulAdd(q, code[v], acc[h][v]);
@@ -143,13 +150,13 @@ void score_groups(const PackedRows& keys, const float* q, float* qs, float* scor
                         int64_t{group} * head_dim * words_per_channel;
     int token = 0;
     for (; token + 2 * kLanes <= layout.key_group; token += 2 * kLanes) {
-      score_codes<kBits, kHeads, 2>(words + token * kBits / 32, words_per_channel, head_dim, qs, bias,
-                                    scores + done + token);
+      score_codes<kBits, kHeads, 2>(words + token * kBits / 32, place_of<kBits>(token), words_per_channel, head_dim, qs,
+                                    bias, scores + done + token);
     }
     if constexpr (kLanes > 8) {  // a group of 16 tokens
       for (; token < layout.key_group; token += kLanes) {
-        score_codes<kBits, kHeads, 1>(words + token * kBits / 32, words_per_channel, head_dim, qs, bias,
-                                      scores + done + token);
+        score_codes<kBits, kHeads, 1>(words + token * kBits / 32, place_of<kBits>(token), words_per_channel, head_dim,
+                                      qs, bias, scores + done + token);
       }
     }
   }
@@ -219,9 +226,10 @@ void softmax_step(float* scores, int n, int n_padded, int head_dim, float* maxim
   *total += hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
-// out_h += ps_h[t] * code over n tokens, for kVectors * kLanes channels; `words` at these channels of the first token.
+// out_h += ps_h[t] * code over n tokens, for kVectors * kLanes channels. The channels' codes start at place `first` of
+// `words` in the first token.
 template <int kBits, int kHeads, int kVectors>
-HWY_INLINE void sum_codes(const uint32_t* words, int words_per_token, int n, int head_dim, const float* ps,
+HWY_INLINE void sum_codes(const uint32_t* words, int first, int words_per_token, int n, int head_dim, const float* ps,
                           const float* bias, float* out) {
   const DF d;
   VF acc[kHeads][kVectors];
@@ -232,7 +240,7 @@ HWY_INLINE void sum_codes(const uint32_t* words, int words_per_token, int n, int
   }
   for (int t = 0; t < n; ++t, words += words_per_token) {
     VF code[kVectors];
-    for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, v * kLanes);
+    for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, first + v * kLanes);
     for (int h = 0; h < kHeads; ++h) {
       const VF p = hn::Set(d, ps[h * kTile + t]);
       for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::MulAdd(p, code[v], acc[h][v]);
@@ -278,12 +286,13 @@ void sum_groups(const PackedRows& values, const float* p, float* ps, float* out)
     const int end = (group + 1) * layout.value_group;
     int c = group * layout.value_group;
     for (; c + 2 * kLanes <= end; c += 2 * kLanes) {
-      sum_codes<kBits, kHeads, 2>(row + c * kBits / 32, words_per_token, values.n, layout.head_dim, ps, bias, out + c);
+      sum_codes<kBits, kHeads, 2>(row + c * kBits / 32, place_of<kBits>(c), words_per_token, values.n, layout.head_dim,
+                                  ps, bias, out + c);
     }
     if constexpr (kLanes > 8) {  // a group of an odd number of vectors
       for (; c < end; c += kLanes) {
-        sum_codes<kBits, kHeads, 1>(row + c * kBits / 32, words_per_token, values.n, layout.head_dim, ps, bias,
-                                    out + c);
+        sum_codes<kBits, kHeads, 1>(row + c * kBits / 32, place_of<kBits>(c), words_per_token, values.n,
+                                    layout.head_dim, ps, bias, out + c);
       }
     }
   }

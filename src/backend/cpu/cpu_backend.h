@@ -2,17 +2,13 @@
 #pragma once
 
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/isa.h"
 
 namespace kivi {
 
-// Instruction sets of this build that this machine has, best first: "avx512", "avx2", "portable".
-std::vector<std::string> cpu_isas();
-
-// isa empty: the best. Throws Error{kUnsupported} naming those that are there if `isa` is not.
-std::unique_ptr<Backend> make_cpu_backend(const std::string& isa, int n_threads);
+// `isa` must be one of cpu::available_isas().
+std::unique_ptr<Backend> make_cpu_backend(cpu::Isa isa, int n_threads);
 
 }  // namespace kivi

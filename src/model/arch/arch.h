@@ -6,13 +6,9 @@
 #include <string>
 #include <string_view>
 
-namespace kivi {
+#include "backend/backend.h"
 
-// Which two elements of a head RoPE rotates together by frequency i, of n frequencies.
-enum class RopePairing : uint8_t {
-  kInterleaved,  // 2i and 2i + 1
-  kHalfSplit,    // i and i + n
-};
+namespace kivi {
 
 // The name of a tensor that every layer has: names.attn_q(3) is "blk.3.attn_q.weight".
 struct LayerTensorName {

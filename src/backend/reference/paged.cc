@@ -1,4 +1,4 @@
-#include "reference/paged.h"
+#include "backend/reference/paged.h"
 
 #include <algorithm>
 

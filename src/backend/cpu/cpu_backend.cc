@@ -1,0 +1,72 @@
+#include "backend/cpu/cpu_backend.h"
+
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "backend/cpu/attend.h"
+#include "backend/cpu/elementwise.h"
+#include "backend/cpu/linear.h"
+#include "backend/cpu/store.h"
+#include "backend/f32_args.h"
+#include "backend/host_buffer.h"
+#include "core/error.h"
+
+namespace kivi {
+namespace {
+
+std::string processor_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unknown processor";
+}
+
+class CpuBackend : public Backend {
+ public:
+  CpuBackend(cpu::Isa isa, int n_threads) : isa_(isa), n_threads_(n_threads), attention_(isa, n_threads) {}
+
+  BackendInfo info() const override {
+    const std::string detail = fmt::format("{}, {}, {} threads", processor_name(), name(isa_), n_threads_);
+    return {fmt::format("cpu:{}", name(isa_)), detail, n_threads_};
+  }
+  DType activation_dtype() const override { return DType::kF32; }
+
+  std::unique_ptr<Buffer> allocate(size_t size_bytes) override { return allocate_host_buffer(size_bytes); }
+  void copy_to_device(void* device, const void* host, size_t size_bytes) override {
+    std::memcpy(device, host, size_bytes);
+  }
+  void copy_to_host(void* host, const void* device, size_t size_bytes) override {
+    std::memcpy(host, device, size_bytes);
+  }
+  void synchronize() override {}
+
+  std::unique_ptr<Weight> load_weight(const WeightView& weight) override {
+    return std::make_unique<MappedWeight>(weight);
+  }
+
+  void embed(const EmbedArgs& args) override { cpu::embed(typed(args), isa_, n_threads_); }
+  void rms_norm(const RmsNormArgs& args) override { cpu::rms_norm(typed(args), isa_, n_threads_); }
+  void linear(const LinearArgs& args) override { cpu::linear(typed(args), isa_, n_threads_); }
+  void rope(const RopeArgs& args) override { cpu::rope(typed(args), isa_, n_threads_); }
+  void gate(const GateArgs& args) override { cpu::gate(typed(args), isa_, n_threads_); }
+  void gather(const GatherArgs& args) override { cpu::gather(typed(args)); }
+  void convert(const ConvertArgs& args) override { cpu::convert(typed(args), isa_, n_threads_); }
+  void attend(const AttendArgs& args) override { attention_.run(args); }
+  void store_kv(const StoreKvArgs& args) override { cpu::store_kv(args, n_threads_); }
+
+ private:
+  cpu::Isa isa_;
+  int n_threads_;
+  cpu::Attention attention_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(cpu::Isa isa, int n_threads) {
+  return std::make_unique<CpuBackend>(isa, n_threads);
+}
+
+}  // namespace kivi

@@ -1,0 +1,259 @@
+#include "backend/cpu/elementwise.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "backend/cpu/scratch.h"
+#include "backend/cpu/targets.h"
+#include "core/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/elementwise.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+// After foreach_target.h.
+#include <hwy/contrib/math/math-inl.h>
+
+#ifndef KIVI_BACKEND_CPU_ELEMENTWISE_KERNELS_
+#define KIVI_BACKEND_CPU_ELEMENTWISE_KERNELS_
+namespace kivi::cpu {
+
+// Kernels of one row of n elements.
+struct ElementwiseKernels {
+  void (*rms_norm)(const float* x, const float* weight, float epsilon, size_t n, float* out);
+  void (*silu)(const float* gate, const float* up, size_t n, float* out);
+  void (*gelu_tanh)(const float* gate, const float* up, size_t n, float* out);
+  // n pairs; pair i by the angle of cosine[i], sine[i].
+  void (*rotate_interleaved)(float* x, const float* cosine, const float* sine, size_t n);
+  void (*rotate_half_split)(float* x, const float* cosine, const float* sine, size_t n);
+  void (*to_half)(const float* x, size_t n, Half* out);
+  void (*to_bfloat16)(const float* x, size_t n, BFloat16* out);
+};
+
+}  // namespace kivi::cpu
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace kivi::cpu {
+namespace HWY_NAMESPACE {
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32Tag = hn::ScalableTag<float>;
+using F32Vec = hn::Vec<F32Tag>;
+constexpr size_t kLanes = HWY_LANES(float);
+
+// A vector of which the first `count` lanes are in memory.
+HWY_INLINE F32Vec load(const float* p, size_t count) {
+  const F32Tag d;
+  return count >= kLanes ? hn::LoadU(d, p) : hn::MaskedLoad(hn::FirstN(d, count), d, p);
+}
+HWY_INLINE void store(F32Vec v, float* p, size_t count) {
+  const F32Tag d;
+  if (count >= kLanes) {
+    hn::StoreU(v, d, p);
+  } else {
+    hn::BlendedStore(v, hn::FirstN(d, count), d, p);
+  }
+}
+
+void rms_norm(const float* x, const float* weight, float epsilon, size_t n, float* out) {
+  const F32Tag d;
+  F32Vec squares = hn::Zero(d);
+  for (size_t i = 0; i < n; i += kLanes) {
+    const F32Vec v = load(x + i, n - i);
+    squares = hn::MulAdd(v, v, squares);
+  }
+  const float sum = hn::GetLane(hn::SumOfLanes(d, squares));
+  const F32Vec scale = hn::Set(d, 1.0F / std::sqrt(sum / static_cast<float>(n) + epsilon));
+  for (size_t i = 0; i < n; i += kLanes) {
+    store(hn::Mul(hn::Mul(load(x + i, n - i), scale), load(weight + i, n - i)), out + i, n - i);
+  }
+}
+
+// x / (1 + exp(-x)). Where exp(-x) would overflow the result is a zero; Exp takes arguments up to 104.
+HWY_INLINE F32Vec activate_silu(F32Vec x) {
+  const F32Tag d;
+  const F32Vec exponent = hn::Min(hn::Neg(x), hn::Set(d, 104.0F));
+  return hn::Div(x, hn::Add(hn::Set(d, 1.0F), hn::Exp(d, exponent)));
+}
+
+// x/2 (1 + tanh(u)) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3).
+HWY_INLINE F32Vec activate_gelu_tanh(F32Vec x) {
+  const F32Tag d;
+  constexpr float kMinusTwoRoot = -1.5957691216F;  // -2 sqrt(2/pi)
+  const F32Vec cubic = hn::MulAdd(hn::Mul(hn::Mul(x, x), x), hn::Set(d, 0.044715F), x);
+  const F32Vec exponent = hn::Min(hn::Mul(cubic, hn::Set(d, kMinusTwoRoot)), hn::Set(d, 104.0F));
+  return hn::Div(x, hn::Add(hn::Set(d, 1.0F), hn::Exp(d, exponent)));
+}
+
+void silu(const float* gate, const float* up, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += kLanes) {
+    store(hn::Mul(activate_silu(load(gate + i, n - i)), load(up + i, n - i)), out + i, n - i);
+  }
+}
+
+void gelu_tanh(const float* gate, const float* up, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += kLanes) {
+    store(hn::Mul(activate_gelu_tanh(load(gate + i, n - i)), load(up + i, n - i)), out + i, n - i);
+  }
+}
+
+void rotate_half_split(float* x, const float* cosine, const float* sine, size_t n) {
+  float* y = x + n;
+  for (size_t i = 0; i < n; i += kLanes) {
+    const F32Vec a = load(x + i, n - i);
+    const F32Vec b = load(y + i, n - i);
+    const F32Vec c = load(cosine + i, n - i);
+    const F32Vec s = load(sine + i, n - i);
+    store(hn::NegMulAdd(b, s, hn::Mul(a, c)), x + i, n - i);
+    store(hn::MulAdd(a, s, hn::Mul(b, c)), y + i, n - i);
+  }
+}
+
+void rotate_interleaved(float* x, const float* cosine, const float* sine, size_t n) {
+  const F32Tag d;
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    F32Vec a;
+    F32Vec b;
+    hn::LoadInterleaved2(d, x + 2 * i, a, b);
+    const F32Vec c = hn::LoadU(d, cosine + i);
+    const F32Vec s = hn::LoadU(d, sine + i);
+    hn::StoreInterleaved2(hn::NegMulAdd(b, s, hn::Mul(a, c)), hn::MulAdd(a, s, hn::Mul(b, c)), d, x + 2 * i);
+  }
+  for (; i < n; ++i) {
+    const float a = x[2 * i];
+    const float b = x[2 * i + 1];
+    x[2 * i] = a * cosine[i] - b * sine[i];
+    x[2 * i + 1] = a * sine[i] + b * cosine[i];
+  }
+}
+
+// Finite values beyond +-max become +-max; infinities and NaN stay.
+HWY_INLINE F32Vec saturate(F32Vec v, float max) {
+  const F32Tag d;
+  const F32Vec clamped = hn::Max(hn::Min(v, hn::Set(d, max)), hn::Set(d, -max));
+  return hn::IfThenElse(hn::IsFinite(v), clamped, v);
+}
+
+// The conversion itself is core/half.h's where there is no instruction for it: Highway's own truncates there.
+void to_half(const float* x, size_t n, Half* out) {
+  for (size_t i = 0; i < n; i += kLanes) {
+    const F32Vec v = saturate(load(x + i, n - i), kHalfMax);
+    const size_t count = std::min(kLanes, n - i);
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+    const hn::Rebind<hwy::float16_t, F32Tag> f16;
+    alignas(64) hwy::float16_t halves[kLanes];
+    hn::Store(hn::DemoteTo(f16, v), f16, halves);
+    std::memcpy(out + i, halves, count * sizeof(Half));
+#else
+    alignas(64) float values[kLanes];
+    hn::Store(v, F32Tag(), values);
+    for (size_t j = 0; j < count; ++j) out[i + j] = kivi::to_half(values[j]);
+#endif
+  }
+}
+
+void to_bfloat16(const float* x, size_t n, BFloat16* out) {
+  constexpr float kMax = to_float(BFloat16{0x7F7F});
+  for (size_t i = 0; i < n; i += kLanes) {
+    alignas(64) float values[kLanes];
+    hn::Store(saturate(load(x + i, n - i), kMax), F32Tag(), values);
+    for (size_t j = 0; j < std::min(kLanes, n - i); ++j) out[i + j] = kivi::to_bfloat16(values[j]);
+  }
+}
+
+}  // namespace
+
+constexpr ElementwiseKernels kElementwiseKernels{
+    &rms_norm, &silu, &gelu_tanh, &rotate_interleaved, &rotate_half_split, &to_half, &to_bfloat16,
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kivi::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kivi::cpu {
+namespace {
+
+const ElementwiseKernels& kernels(Isa isa) {
+  KIVI_RETURN_FOR_ISA(isa, kElementwiseKernels);
+}
+
+// Calls body(n) for every row of a [N, C] operation; threads share them where there is work for more than one.
+template <typename Body>
+void for_each_row(int n_threads, int64_t n_rows, int64_t row_elements, const Body& body) {
+  constexpr int64_t kChunkElements = 32768;  // some ten microseconds
+  const int64_t grain = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, row_elements));
+  parallel_for(n_threads, n_rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) body(n);
+  });
+}
+
+template <typename T>
+void convert_rows(const F32Convert& args, int n_threads, void (*convert_row)(const float*, size_t, T*)) {
+  const TensorView<T, 2> out = args.out.as<T, 2>();
+  for_each_row(n_threads, args.x.shape[0], args.x.shape[1],
+               [&](int64_t n) { convert_row(args.x[n].data, static_cast<size_t>(args.x.shape[1]), out[n].data); });
+}
+
+}  // namespace
+
+void rms_norm(const F32RmsNorm& args, Isa isa, int n_threads) {
+  const auto n_channels = args.x.shape[1];
+  for_each_row(n_threads, args.x.shape[0], n_channels, [&](int64_t n) {
+    kernels(isa).rms_norm(args.x[n].data, args.weight.data, args.epsilon, static_cast<size_t>(n_channels),
+                          args.out[n].data);
+  });
+}
+
+void gate(const F32Gate& args, Isa isa, int n_threads) {
+  const auto n_channels = args.gate.shape[1];
+  const auto kernel = args.activation == Activation::kSilu ? kernels(isa).silu : kernels(isa).gelu_tanh;
+  for_each_row(n_threads, args.gate.shape[0], n_channels, [&](int64_t n) {
+    kernel(args.gate[n].data, args.up[n].data, static_cast<size_t>(n_channels), args.out[n].data);
+  });
+}
+
+void rope(const F32Rope& args, Isa isa, int n_threads) {
+  const auto n_pairs = static_cast<size_t>(args.inverse_frequency.shape[0]);
+  const bool interleaved = args.pairing == RopePairing::kInterleaved;
+  const auto kernel = interleaved ? kernels(isa).rotate_interleaved : kernels(isa).rotate_half_split;
+  for_each_row(n_threads, args.x.shape[0], args.x.shape[1] * args.x.shape[2], [&](int64_t n) {
+    float* cosine = thread_scratch(2 * n_pairs);
+    float* sine = cosine + n_pairs;
+    for (size_t i = 0; i < n_pairs; ++i) {
+      const float angle = static_cast<float>(args.positions[n]) * args.inverse_frequency.data[i];
+      cosine[i] = std::cos(angle);
+      sine[i] = std::sin(angle);
+    }
+    for (int64_t head = 0; head < args.x.shape[1]; ++head) kernel(args.x[n][head].data, cosine, sine, n_pairs);
+  });
+}
+
+void gather(const F32Gather& args) {
+  for (int64_t m = 0; m < args.rows.shape[0]; ++m) {
+    std::copy_n(args.x[args.rows[m]].data, args.x.shape[1], args.out[m].data);
+  }
+}
+
+void convert(const F32Convert& args, Isa isa, int n_threads) {
+  switch (args.out.dtype) {
+    case DType::kF32:
+      return convert_rows<float>(args, n_threads, [](const float* x, size_t n, float* out) { std::copy_n(x, n, out); });
+    case DType::kF16:
+      return convert_rows(args, n_threads, kernels(isa).to_half);
+    case DType::kBF16:
+      return convert_rows(args, n_threads, kernels(isa).to_bfloat16);
+    case DType::kI32:
+      break;
+  }
+  fail(ErrorCode::kUnsupported, "convert: no kernel to {}", name(args.out.dtype));
+}
+
+}  // namespace kivi::cpu
+#endif  // HWY_ONCE

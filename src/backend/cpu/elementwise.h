@@ -1,0 +1,15 @@
+// The operations of a model that work on each row by itself: norm, rotary positions, gates, copies, conversions.
+#pragma once
+
+#include "backend/cpu/isa.h"
+#include "backend/f32_args.h"
+
+namespace kivi::cpu {
+
+void rms_norm(const F32RmsNorm& args, Isa isa, int n_threads);
+void rope(const F32Rope& args, Isa isa, int n_threads);
+void gate(const F32Gate& args, Isa isa, int n_threads);
+void convert(const F32Convert& args, Isa isa, int n_threads);
+void gather(const F32Gather& args);
+
+}  // namespace kivi::cpu

@@ -1,0 +1,97 @@
+#include "backend/f32_args.h"
+
+namespace kivi {
+namespace {
+
+void require_extent(std::string_view what, int64_t is, int64_t wanted) {
+  if (is != wanted) fail(ErrorCode::kInternal, "{} is {}, wanted {}", what, is, wanted);
+}
+
+void require_same_shape(std::string_view what, const AnyView& a, const AnyView& b) {
+  require_extent(what, a.rank, b.rank);
+  for (int i = 0; i < a.rank; ++i) require_extent(what, a.shape[i], b.shape[i]);
+}
+
+void require_in_range(std::string_view what, TensorView<const int32_t, 1> ids, int64_t limit) {
+  for (int64_t i = 0; i < ids.shape[0]; ++i) {
+    if (ids[i] < 0 || ids[i] >= limit) {
+      fail(ErrorCode::kInternal, "{} {} at {}: must be in 0 to {}", what, ids[i], i, limit - 1);
+    }
+  }
+}
+
+const WeightView& view_of(const Weight* weight) {
+  const auto* mapped = dynamic_cast<const MappedWeight*>(weight);
+  if (mapped == nullptr) fail(ErrorCode::kInternal, "weight: missing, or loaded by another backend");
+  return mapped->view();
+}
+
+}  // namespace
+
+F32Embed typed(const EmbedArgs& args) {
+  const F32Embed typed{view_of(args.table), args.tokens.as<const int32_t, 1>(), args.out.as<float, 2>()};
+  require_extent("embed: rows of out", typed.out.shape[0], typed.tokens.shape[0]);
+  require_extent("embed: channels of out", typed.out.shape[1], typed.table.cols);
+  require_in_range("embed: token", typed.tokens, typed.table.rows);
+  return typed;
+}
+
+F32RmsNorm typed(const RmsNormArgs& args) {
+  const F32RmsNorm typed{args.x.as<const float, 2>(), args.weight.as<const float, 1>(), args.epsilon,
+                         args.out.as<float, 2>()};
+  require_same_shape("rms_norm: shape of out", args.out, args.x);
+  require_extent("rms_norm: channels of weight", typed.weight.shape[0], typed.x.shape[1]);
+  return typed;
+}
+
+F32Linear typed(const LinearArgs& args) {
+  F32Linear typed{
+      args.x.as<const float, 2>(), view_of(args.weight), {}, args.out.as<float, 2>(), args.accumulate,
+  };
+  require_extent("linear: columns of x", typed.x.shape[1], typed.weight.cols);
+  require_extent("linear: rows of out", typed.out.shape[0], typed.x.shape[0]);
+  require_extent("linear: columns of out", typed.out.shape[1], typed.weight.rows);
+  if (!args.bias.empty()) {
+    typed.bias = args.bias.as<const float, 1>();
+    require_extent("linear: length of bias", typed.bias.shape[0], typed.weight.rows);
+  }
+  return typed;
+}
+
+F32Rope typed(const RopeArgs& args) {
+  const F32Rope typed{args.x.as<float, 3>(), args.positions.as<const int32_t, 1>(),
+                      args.inverse_frequency.as<const float, 1>(), args.pairing};
+  require_extent("rope: number of positions", typed.positions.shape[0], typed.x.shape[0]);
+  if (2 * typed.inverse_frequency.shape[0] > typed.x.shape[2]) {
+    fail(ErrorCode::kInternal, "rope: {} frequencies, at most {} fit head_dim {}", typed.inverse_frequency.shape[0],
+         typed.x.shape[2] / 2, typed.x.shape[2]);
+  }
+  return typed;
+}
+
+F32Gate typed(const GateArgs& args) {
+  const F32Gate typed{args.gate.as<const float, 2>(), args.up.as<const float, 2>(), args.activation,
+                      args.out.as<float, 2>()};
+  require_same_shape("gate: shape of up", args.up, args.gate);
+  require_same_shape("gate: shape of out", args.out, args.gate);
+  return typed;
+}
+
+F32Gather typed(const GatherArgs& args) {
+  const F32Gather typed{args.x.as<const float, 2>(), args.rows.as<const int32_t, 1>(), args.out.as<float, 2>()};
+  require_extent("gather: rows of out", typed.out.shape[0], typed.rows.shape[0]);
+  require_extent("gather: channels of out", typed.out.shape[1], typed.x.shape[1]);
+  require_in_range("gather: row", typed.rows, typed.x.shape[0]);
+  return typed;
+}
+
+F32Convert typed(const ConvertArgs& args) {
+  if (args.x.dtype != DType::kF32 || args.out.dtype == DType::kI32) {
+    fail(ErrorCode::kUnsupported, "convert: no kernel from {} to {}", name(args.x.dtype), name(args.out.dtype));
+  }
+  const F32Convert typed{args.x.as<const float, 2>(), args.out};
+  require_same_shape("convert: shape of out", args.out, args.x);
+  return typed;
+}
+
+}  // namespace kivi

@@ -1,0 +1,67 @@
+// Arguments of the operations as typed views, their shapes checked: for backends that compute in f32. `typed` throws
+// Error{kInternal} on a dtype, a rank or a shape that contradicts the operation.
+#pragma once
+
+#include "backend/backend.h"
+
+namespace kivi {
+
+// A weight that is read where the file mapping has it.
+class MappedWeight : public Weight {
+ public:
+  explicit MappedWeight(const WeightView& view) : Weight(view.rows, view.cols), view_(view) {}
+  const WeightView& view() const { return view_; }
+
+ private:
+  WeightView view_;
+};
+
+struct F32Embed {
+  WeightView table;
+  TensorView<const int32_t, 1> tokens;  // [N], each in the table
+  TensorView<float, 2> out;             // [N, C]
+};
+struct F32RmsNorm {
+  TensorView<const float, 2> x;       // [N, C]
+  TensorView<const float, 1> weight;  // [C]
+  float epsilon;
+  TensorView<float, 2> out;  // [N, C]
+};
+struct F32Linear {
+  TensorView<const float, 2> x;  // [N, cols]
+  WeightView weight;
+  TensorView<const float, 1> bias;  // [rows], or data nullptr
+  TensorView<float, 2> out;         // [N, rows]
+  bool accumulate;
+};
+struct F32Rope {
+  TensorView<float, 3> x;                        // [N, heads, D]
+  TensorView<const int32_t, 1> positions;        // [N]
+  TensorView<const float, 1> inverse_frequency;  // [at most D / 2]
+  RopePairing pairing;
+};
+struct F32Gate {
+  TensorView<const float, 2> gate;  // [N, C]
+  TensorView<const float, 2> up;    // [N, C]
+  Activation activation;
+  TensorView<float, 2> out;  // [N, C]
+};
+struct F32Gather {
+  TensorView<const float, 2> x;       // [N, C]
+  TensorView<const int32_t, 1> rows;  // [M], each in [0, N)
+  TensorView<float, 2> out;           // [M, C]
+};
+struct F32Convert {
+  TensorView<const float, 2> x;  // [N, C]
+  AnyView out;                   // [N, C] f32, f16 or bf16
+};
+
+F32Embed typed(const EmbedArgs& args);
+F32RmsNorm typed(const RmsNormArgs& args);
+F32Linear typed(const LinearArgs& args);
+F32Rope typed(const RopeArgs& args);
+F32Gate typed(const GateArgs& args);
+F32Gather typed(const GatherArgs& args);
+F32Convert typed(const ConvertArgs& args);  // also Error{kUnsupported} where x is not f32
+
+}  // namespace kivi

@@ -1,0 +1,85 @@
+#include <fmt/ranges.h>
+
+#include <charconv>
+
+#include "backend/backend.h"
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/isa.h"
+#include "backend/cuda_factory.h"
+#include "backend/reference/reference_backend.h"
+#include "core/environment.h"
+#include "core/error.h"
+#include "core/parallel.h"
+
+namespace kivi {
+namespace {
+
+// "cpu:avx2" is {"cpu", "avx2"}.
+struct DeviceName {
+  std::string_view kind;
+  std::string_view variant;
+};
+
+DeviceName split(std::string_view device) {
+  const size_t colon = device.find(':');
+  if (colon == std::string_view::npos) return {device, {}};
+  return {device.substr(0, colon), device.substr(colon + 1)};
+}
+
+cpu::Isa choose_isa(std::string_view asked) {
+  const std::optional<std::string> forced = environment::force_isa();
+  if (!forced) return cpu::parse_isa(asked);
+  if (!asked.empty() && asked != *forced) {
+    fail(ErrorCode::kInvalidArgument, "device cpu:{}: KIVI_FORCE_ISA is {}; unset it or ask for cpu:{}", asked, *forced,
+         *forced);
+  }
+  return cpu::parse_isa(*forced);
+}
+
+std::unique_ptr<Backend> make_cpu(std::string_view variant, std::optional<int> n_threads) {
+  constexpr int kMaxThreads = 1024;
+  const int n = n_threads.value_or(physical_cores());
+  if (n < 1 || n > kMaxThreads) {
+    fail(ErrorCode::kInvalidArgument, "threads {}: must be 1 to {}; this machine has {} cores", n, kMaxThreads,
+         physical_cores());
+  }
+  return make_cpu_backend(choose_isa(variant), n);
+}
+
+std::string default_device() {
+  const std::vector<std::string> cuda = cuda_devices();
+  return cuda.empty() || environment::force_isa() ? "cpu" : cuda.front();
+}
+
+[[noreturn]] void fail_unknown(const std::string& device) {
+  fail(ErrorCode::kUnsupported, "device {}: this machine and build have {}", device,
+       fmt::join(available_devices(), ", "));
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
+  const std::string device = options.device.empty() ? default_device() : options.device;
+  const auto [kind, variant] = split(device);
+  if (device.ends_with(':')) fail_unknown(device);
+  if (kind == "cpu") return make_cpu(variant, options.n_threads);
+  if (device == "reference") return make_reference_backend();
+  if (kind == "cuda") {
+    int index = 0;
+    const auto [end, error] = std::from_chars(variant.data(), variant.data() + variant.size(), index);
+    if (!variant.empty() && (error != std::errc() || end != variant.data() + variant.size() || index < 0)) {
+      fail_unknown(device);
+    }
+    return make_cuda_backend(index);
+  }
+  fail_unknown(device);
+}
+
+std::vector<std::string> available_devices() {
+  std::vector<std::string> devices = cuda_devices();
+  for (const cpu::Isa isa : cpu::available_isas()) devices.push_back(fmt::format("cpu:{}", name(isa)));
+  devices.emplace_back("reference");
+  return devices;
+}
+
+}  // namespace kivi

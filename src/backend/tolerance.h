@@ -1,0 +1,34 @@
+// How far a backend that computes in f32 may be from the reference, which computes in double and rounds once. For
+// tests. Each bound is derived, not tuned: a bound that fails means a wrong kernel.
+#pragma once
+
+#include <cmath>
+
+namespace kivi::tolerance {
+
+inline constexpr double kUnit = 0x1p-24;  // half the spacing of f32 at 1: the relative error of one rounding
+
+// A sum of n products in f32, in any order and fused or not: at most n + 1 roundings of partial sums, each no larger
+// than the sum of magnitudes.
+inline double dot(int64_t n, double sum_of_magnitudes) {
+  return static_cast<double>(n + 1) * kUnit * sum_of_magnitudes + 1e-37;
+}
+
+// x * scale * weight: the mean of n squares (all positive, so its relative error is that of the sum), halved by the
+// root; then root, division, two products.
+inline double rms_norm(int64_t n, double result) {
+  return (0.5 * static_cast<double>(n + 3) + 5.0) * kUnit * std::abs(result) + 1e-37;
+}
+
+// a cos - b sin: two products, a sum, and cos and sin of the same f32 angle to 1 unit in the last place each.
+inline double rope(double a, double b) {
+  return 6.0 * kUnit * (std::abs(a) + std::abs(b)) + 1e-37;
+}
+
+// x / (1 + exp(-v)) * up. exp to 1 ulp (2 units) of an argument that carries up to 4 roundings of its own size (GELU's
+// polynomial), then a sum, a division and a product.
+inline double gate(double exponent, double result) {
+  return (8.0 + 4.0 * std::abs(exponent)) * kUnit * std::abs(result) + 1e-35;
+}
+
+}  // namespace kivi::tolerance
