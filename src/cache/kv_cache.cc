@@ -7,13 +7,8 @@
 namespace kivi {
 namespace {
 
-using format::kPageTokens;
 using format::kWindowPageTokens;
 using format::WindowPolicy;
-
-int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Most pages a sequence holds at any moment until it has n_tokens, the middle of a step included.
 KvPages most_pages(const KvConfig& config, int64_t n_tokens) {

@@ -1,5 +1,6 @@
 #include "text/tokenizer.h"
 
+#include <algorithm>
 #include <array>
 #include <unordered_map>
 #include <utility>
@@ -16,6 +17,10 @@ namespace {
 // The tokens that end a turn or a document in the vocabularies of the chat formats.
 constexpr std::array<std::string_view, 6> kEndTokens = {"<|im_end|>",      "<|eot_id|>",    "<|eom_id|>",
                                                         "<|end_of_text|>", "<|endoftext|>", "</s>"};
+
+// The others that lay out a turn.
+constexpr std::array<std::string_view, 4> kTurnTokens = {"<|im_start|>", "<|start_header_id|>", "<|end_header_id|>",
+                                                         "<|begin_of_text|>"};
 
 // The merger counts symbols in 32 bits, and NFC makes text up to three times as long.
 constexpr size_t kMaxTextBytes = size_t{1} << 29;
@@ -48,6 +53,18 @@ class BytePairTokenizer final : public Tokenizer {
   bool add_bos_;
   std::vector<TokenId> end_ids_;
 };
+
+// Some model files call the tokens of the chat format user-defined: then text would be able to forge a turn.
+void make_turn_tokens_control(const std::vector<std::string>& tokens, std::vector<TokenizerSpec::TokenType>& types) {
+  using TokenType = TokenizerSpec::TokenType;
+  const auto is_one_of = [](const auto& list, std::string_view token) {
+    return std::find(list.begin(), list.end(), token) != list.end();
+  };
+  for (size_t id = 0; id < std::min(tokens.size(), types.size()); ++id) {
+    if (types[id] != TokenType::kUserDefined) continue;
+    if (is_one_of(kEndTokens, tokens[id]) || is_one_of(kTurnTokens, tokens[id])) types[id] = TokenType::kControl;
+  }
+}
 
 void check_id(const char* name, std::optional<TokenId> id, const Vocabulary& vocabulary) {
   if (id && !vocabulary.contains(*id)) {
@@ -149,6 +166,7 @@ std::unique_ptr<Tokenizer> make_tokenizer(TokenizerSpec spec) {
     fail(ErrorCode::kUnsupported, "tokenizer model '{}': must be gpt2 (byte-level BPE); use a model file that has it",
          spec.model);
   }
+  make_turn_tokens_control(spec.tokens, spec.types);
   return std::make_unique<BytePairTokenizer>(std::move(spec));
 }
 

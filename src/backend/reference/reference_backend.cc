@@ -4,6 +4,7 @@
 
 #include "backend/f32_args.h"
 #include "backend/host_buffer.h"
+#include "backend/reference/paged.h"
 #include "core/error.h"
 #include "reference/ops.h"
 
