@@ -81,15 +81,13 @@ Row Comparison::answer(const KvConfig& config, const std::vector<TokenId>& promp
                        const std::function<void(std::string_view)>& show) const {
   const KvCapacity capacity{.max_tokens = static_cast<int64_t>(prompt.size()) + n_tokens};
   Engine engine(*session_.backend, *session_.decoder, {.kv = config, .capacity = capacity});
-  const Request request{
-      .prompt = prompt, .max_new_tokens = n_tokens, .stop_ids = session_.model->tokenizer->end_ids()};
+  const Request request{.prompt = prompt, .max_new_tokens = n_tokens, .stop_ids = session_.model->tokenizer->end_ids()};
   const Answer answer = generate(engine, *session_.model->tokenizer, request, show);
   return {.kv = config.name, .answer = answer.text, .memory = answer.finish.kv, .speed = engine.stats()};
 }
 
 void Comparison::measure_quality(std::vector<Row>& rows) const {
-  const std::vector<TokenId> tokens =
-      session_.model->tokenizer->encode(read_text_file(options_.text), false, false);
+  const std::vector<TokenId> tokens = session_.model->tokenizer->encode(read_text_file(options_.text), false, false);
   Progress progress("perplexity");
   const auto update = [&progress](double part) { progress.update(part); };
   const std::vector<PerplexityResult> results = measure_perplexity(

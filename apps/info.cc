@@ -55,9 +55,8 @@ void print(const InfoOptions& options, const Session& session, std::span<const K
       {"KV cache", "bits/element", "a token", at, "packed", "window", "effective bits"}};
   for (const KvReport& r : reports) {
     rows.push_back({r.kv, fmt::format("{:.2f}", r.bits_per_element),
-                    format_bytes(static_cast<int64_t>(r.bytes_per_token)),
-                    format_bytes(r.at_context.allocated_bytes()), format_bytes(r.at_context.packed_bytes()),
-                    format_bytes(r.at_context.window_bytes),
+                    format_bytes(static_cast<int64_t>(r.bytes_per_token)), format_bytes(r.at_context.allocated_bytes()),
+                    format_bytes(r.at_context.packed_bytes()), format_bytes(r.at_context.window_bytes),
                     fmt::format("{:.2f}", r.at_context.effective_bits_per_element())});
   }
   print_table(out, rows);
@@ -70,8 +69,7 @@ void show(const InfoOptions& options) {
   const int64_t context = options.context.value_or(session.model->config.context_length);
   const std::vector<KvReport> reports = report_kv(session.decoder->kv_shape(), configs, context);
   if (options.json.text() == stdout) print(options, session, reports, context);
-  options.json.write(
-      {{"model", model_json(options, session)}, {"context", context}, {"kv", to_json(reports)}});
+  options.json.write({{"model", model_json(options, session)}, {"context", context}, {"kv", to_json(reports)}});
 }
 
 }  // namespace

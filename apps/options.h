@@ -36,8 +36,8 @@ class KvOptions {
   // `presets` are the defaults.
   explicit KvOptions(std::vector<std::string> presets) : presets_(std::move(presets)) {}
 
-  void add_to(CLI::App& app);         // --kv P1,P2,...
-  void add_one_to(CLI::App& app);     // --kv PRESET
+  void add_to(CLI::App& app);      // --kv P1,P2,...
+  void add_one_to(CLI::App& app);  // --kv PRESET
   // Throws Error{kInvalidArgument}. The options apply to every preset of the list that packs.
   std::vector<KvConfig> parse() const;
 

@@ -119,8 +119,8 @@ Answer Runner::answer(std::vector<TokenId> prompt, bool keep_cached) {
                   .sampling = sampling_,
                   .keep_cached = keep_cached};
   answering = 1;
-  Answer answer = generate(*engine_, *session_.model->tokenizer, std::move(request), show_text,
-                           [] { return interrupted != 0; });
+  Answer answer =
+      generate(*engine_, *session_.model->tokenizer, std::move(request), show_text, [] { return interrupted != 0; });
   answering = 0;
   interrupted = 0;
   show_text("\n");

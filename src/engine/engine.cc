@@ -19,7 +19,7 @@ RequestId Engine::submit(Request request) {
   } catch (const Error& error) {
     Finish refusal{.reason = FinishReason::kFailed, .error = error};
     refusal.n_prompt = static_cast<int64_t>(request.prompt.size());
-    events_.push_back({.id = id, .finish = std::move(refusal)});
+    add_event(id).finish = std::move(refusal);
   }
   return id;
 }
@@ -38,8 +38,7 @@ void Engine::check(const Request& request) const {
          "prompt of {} tokens: the context of {} must hold it and one token more; shorten it or raise the context",
          n_prompt, context);
   }
-  const int64_t n_most =
-      request.max_new_tokens == 0 ? context : std::min(context, n_prompt + request.max_new_tokens);
+  const int64_t n_most = request.max_new_tokens == 0 ? context : std::min(context, n_prompt + request.max_new_tokens);
   if (!cache_.can_ever_hold(n_most)) {
     fail(ErrorCode::kOutOfMemory,
          "{} tokens of prompt and output: more than the KV cache of {} bytes can hold; ask for fewer or give it more",
@@ -110,7 +109,7 @@ void Engine::take(Sequence& sequence, TokenId token) {
     return;
   }
   sequence.tokens.push_back(token);
-  events_.push_back({.id = sequence.id, .token = token});
+  add_event(sequence.id).token = token;
   const bool at_limit = sequence.n_output() == request.max_new_tokens;
   const bool at_end = static_cast<int64_t>(sequence.tokens.size()) >= cache_.capacity().max_tokens;
   if (at_limit || at_end) finish(sequence.id, FinishReason::kLength);
@@ -123,8 +122,14 @@ void Engine::finish(RequestId id, FinishReason reason, std::optional<Error> erro
   end.n_prompt = sequence->n_prompt();
   end.n_output = sequence->n_output();
   if (sequence->cache_id >= 0) end.kv = cache_.memory(sequence->cache_id);
-  events_.push_back({.id = id, .finish = std::move(end)});
+  add_event(id).finish = std::move(end);
   scheduler_.leave_cache(*sequence, sequence->request.keep_cached && reason != FinishReason::kFailed);
+}
+
+Event& Engine::add_event(RequestId id) {
+  Event& event = events_.emplace_back();
+  event.id = id;
+  return event;
 }
 
 EngineStats Engine::stats() const {

@@ -61,6 +61,7 @@ class Engine {
   void count(std::span<const std::unique_ptr<Sequence>> sequences, double seconds);
   void take(Sequence& sequence, TokenId token);
   void finish(RequestId id, FinishReason reason, std::optional<Error> error = {});
+  Event& add_event(RequestId id);
 
   Decoder* decoder_;
   KvCache cache_;

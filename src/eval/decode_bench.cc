@@ -96,8 +96,7 @@ void bench_depth(Backend& backend, Decoder& decoder, const DecodeBenchOptions& o
   std::vector<std::unique_ptr<Run>> runs;
   const size_t first = results.size();
   for (const KvConfig& config : options.kv) {
-    runs.push_back(
-        std::make_unique<Run>(backend, decoder, config, depth + options.n_decode * options.repetitions));
+    runs.push_back(std::make_unique<Run>(backend, decoder, config, depth + options.n_decode * options.repetitions));
     DecodeBenchResult result{.kv = config.name, .depth = depth};
     if (depth > 0) result.prefill_tokens_per_s = static_cast<double>(depth) / runs.back()->step(prompt);
     result.kv_memory = runs.back()->memory();

@@ -16,10 +16,10 @@
 namespace kivi {
 
 struct DecodeBenchOptions {
-  std::vector<KvConfig> kv{};   // at least one
+  std::vector<KvConfig> kv{};     // at least one
   std::vector<int64_t> depths{};  // tokens in the cache before decoding starts; may pass the model's context
-  int64_t n_decode = 32;        // tokens of a repetition
-  int repetitions = 3;          // one after the other, so that the k-th starts at depth + k * n_decode
+  int64_t n_decode = 32;          // tokens of a repetition
+  int repetitions = 3;            // one after the other, so that the k-th starts at depth + k * n_decode
   ProgressCallback progress{};
 };
 

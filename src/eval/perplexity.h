@@ -16,8 +16,8 @@
 namespace kivi {
 
 struct PerplexityOptions {
-  std::vector<KvConfig> kv{};// at least one
-  int64_t context = 2048;    // tokens of a chunk, each a sequence of its own
+  std::vector<KvConfig> kv{};  // at least one
+  int64_t context = 2048;      // tokens of a chunk, each a sequence of its own
   int64_t first_chunk = 0;
   int64_t n_chunks = 0;  // 0: all that follow
   int batch = 8;         // chunks that run side by side; changes the speed, not the result
