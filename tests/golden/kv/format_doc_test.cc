@@ -6,6 +6,7 @@
 #include <charconv>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <sstream>
 #include <stdexcept>
@@ -195,9 +196,10 @@ class FormatDocument : public testing::Test {
         values[t].push_back(static_cast<float>((t * (c + 11) + 7 * c) % 64 - 32) / 16.0F);
       }
     }
-    HostCache cache(layout, {.keep = 0, .flush = layout.key_group}, {.keep = 0, .flush = 1}, DType::kF16,
+    const std::unique_ptr<Backend> backend = make_backend({.device = "reference", .n_threads = {}});
+    HostCache cache(*backend, layout, {.keep = 0, .flush = layout.key_group}, {.keep = 0, .flush = 1}, DType::kF16,
                     format::kPageTokens);
-    cache.step(keys, keys, values, 1.0F);
+    cache.store(keys, values);
     block_ = cache.packed_bytes();
     EXPECT_EQ(crc32(block_), vector.number<uint32_t>("crc32"));
   }

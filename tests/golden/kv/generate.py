@@ -19,7 +19,7 @@ import json
 import math
 import sys
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +79,8 @@ class Policy:
 class Side:
     """The keys or the values: sinks, packed rows, window. bits 0: nothing is ever packed."""
 
-    def __init__(self, policy, bits, head_dim):
-        self.policy, self.bits, self.head_dim = policy, bits, head_dim
+    def __init__(self, policy, bits, head_dim, group):
+        self.policy, self.bits, self.head_dim, self.group = policy, bits, head_dim, group
         self.sinks, self.window = [], []
         self.codes, self.scales, self.zeros, self.packed_rows = [], [], [], []
 
@@ -99,10 +99,6 @@ class Side:
 
 class Keys(Side):
     """Per channel: a group is `group` tokens of one channel."""
-
-    def __init__(self, policy, bits, head_dim, group):
-        super().__init__(policy, bits, head_dim)
-        self.group = group
 
     def pack(self, rows):
         for first in range(0, len(rows), self.group):
@@ -126,10 +122,6 @@ class Keys(Side):
 
 class Values(Side):
     """Per token: a group is `group` channels of one token."""
-
-    def __init__(self, policy, bits, head_dim, group):
-        super().__init__(policy, bits, head_dim)
-        self.group = group
 
     def pack(self, rows):
         for row in rows:
@@ -180,7 +172,7 @@ class Case:
     value_policy: Policy
     lengths: list
     dtype: str = "f16"
-    seed: int = field(default=0)
+    seed: int = 0
 
     @property
     def value_group(self):

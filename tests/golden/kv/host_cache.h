@@ -1,8 +1,9 @@
 // The cache of one sequence and one KV head in plain memory, as a host engine would lay it out: what KvBatchView needs
-// and no more, so that the format and the reference are tested without KvCache.
+// and no more, so that the format and backends whose memory is the host's are tested without KvCache.
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
@@ -12,14 +13,14 @@
 #include "core/half.h"
 #include "format/kv_view.h"
 #include "reference/algorithm1.h"
-#include "reference/paged.h"
 
 namespace kivi::golden {
 
 class HostCache {
  public:
-  HostCache(const format::PageLayout& layout, const format::WindowPolicy& key_policy,
-            const format::WindowPolicy& value_policy, DType dtype, int max_tokens) {
+  HostCache(Backend& backend, const format::PageLayout& layout, const format::WindowPolicy& key_policy,
+            const format::WindowPolicy& value_policy, DType dtype, int max_tokens)
+      : backend_(backend) {
     view_.layout = layout;
     view_.key_policy = key_policy;
     view_.value_policy = value_policy;
@@ -43,9 +44,10 @@ class HostCache {
   HostCache(const HostCache&) = delete;  // the view points into it
   HostCache& operator=(const HostCache&) = delete;
 
-  // One step of `keys.size()` tokens through the paged reference: the attention outputs, then the tokens are stored.
-  std::vector<reference::Row> step(const std::vector<reference::Row>& queries, const std::vector<reference::Row>& keys,
-                                   const std::vector<reference::Row>& values, float softmax_scale) {
+  // What the queries of a step see: the stored tokens and, causally, the new ones.
+  std::vector<reference::Row> attend(const std::vector<reference::Row>& queries,
+                                     const std::vector<reference::Row>& keys, const std::vector<reference::Row>& values,
+                                     float softmax_scale) {
     const auto n = static_cast<int64_t>(keys.size());
     const int64_t head_dim = view_.layout.head_dim;
     std::vector<float> q;
@@ -53,23 +55,29 @@ class HostCache {
     std::vector<float> out(q.size());
     const std::vector<uint16_t> key_bits = to_16_bits(keys);
     const std::vector<uint16_t> value_bits = to_16_bits(values);
-    const int32_t seq_begin[] = {0, static_cast<int32_t>(n)};
-    const TensorView<const int32_t, 1> seq_view(seq_begin, {2});
-    reference::attend({.q = TensorView<const float, 3>(q.data(), {n, 1, head_dim}),
-                       .new_keys = rows_view(key_bits, n),
-                       .new_values = rows_view(value_bits, n),
-                       .seq_begin = seq_view,
-                       .cache = view_,
-                       .softmax_scale = softmax_scale,
-                       .out = TensorView<float, 3>(out.data(), {n, 1, head_dim})});
-    reference::store_kv({.new_keys = rows_view(key_bits, n),
-                         .new_values = rows_view(value_bits, n),
-                         .seq_begin = seq_view,
-                         .cache = view_});
-    n_past_ += static_cast<int32_t>(n);
+    const std::array<int32_t, 2> seq_begin{0, static_cast<int32_t>(n)};
+    backend_.attend({.q = TensorView<const float, 3>(q.data(), {n, 1, head_dim}),
+                     .new_keys = rows_view(key_bits, n),
+                     .new_values = rows_view(value_bits, n),
+                     .seq_begin = TensorView<const int32_t, 1>(seq_begin.data(), {2}),
+                     .cache = view_,
+                     .softmax_scale = softmax_scale,
+                     .out = TensorView<float, 3>(out.data(), {n, 1, head_dim})});
     std::vector<reference::Row> rows;
     for (int64_t i = 0; i < n; ++i) rows.emplace_back(out.begin() + i * head_dim, out.begin() + (i + 1) * head_dim);
     return rows;
+  }
+
+  void store(const std::vector<reference::Row>& keys, const std::vector<reference::Row>& values) {
+    const auto n = static_cast<int64_t>(keys.size());
+    const std::vector<uint16_t> key_bits = to_16_bits(keys);
+    const std::vector<uint16_t> value_bits = to_16_bits(values);
+    const std::array<int32_t, 2> seq_begin{0, static_cast<int32_t>(n)};
+    backend_.store_kv({.new_keys = rows_view(key_bits, n),
+                       .new_values = rows_view(value_bits, n),
+                       .seq_begin = TensorView<const int32_t, 1>(seq_begin.data(), {2}),
+                       .cache = view_});
+    n_past_ += static_cast<int32_t>(n);
   }
 
   const format::KvBatchView& view() const { return view_; }
@@ -110,6 +118,7 @@ class HostCache {
     return TensorView<const BFloat16, 3>(reinterpret_cast<const BFloat16*>(bits.data()), shape);
   }
 
+  Backend& backend_;
   format::KvBatchView view_;
   std::vector<std::byte> packed_;
   std::vector<std::byte> window_;

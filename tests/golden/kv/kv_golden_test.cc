@@ -1,20 +1,22 @@
-// The quantiser, Algorithm 1 and the paged reference against what generate.py wrote, an implementation in NumPy that
-// knows the paper and docs/packed-format.md and none of this code.
+// The quantiser, Algorithm 1, the paged reference and what CPU devices store, against what generate.py wrote: an
+// implementation in NumPy that knows the paper and docs/packed-format.md and none of this code.
 #include <gtest/gtest.h>
 
 #include <bit>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "backend/backend.h"
+#include "backend/reference/paged.h"
 #include "crc32.h"
 #include "host_cache.h"
 #include "quantise_group.h"
 #include "reference/algorithm1.h"
-#include "reference/paged.h"
 
 namespace kivi::golden {
 namespace {
@@ -152,15 +154,17 @@ uint32_t crc32_of(const std::vector<Row>& rows) {
 // Runs a prompt of run["n_prompt"] tokens and n_decode more; returns the bytes of the pages.
 std::vector<std::byte> check_run(const Case& which, const json& run, int n_decode, float scale, Stream& outputs) {
   const int n_prompt = run["n_prompt"];
+  const std::unique_ptr<Backend> backend = make_backend({.device = "reference", .n_threads = {}});
   reference::Algorithm1 listing(which.listing());
-  HostCache cache(which.layout, which.key_policy, which.value_policy, which.dtype, n_prompt + n_decode);
+  HostCache cache(*backend, which.layout, which.key_policy, which.value_policy, which.dtype, n_prompt + n_decode);
   for (int begin = 0, end = n_prompt; end <= n_prompt + n_decode; begin = end, ++end) {
     const std::vector<Row> q = which.rows(kQueries, begin, end);
     const std::vector<Row> keys = which.rows(kKeys, begin, end);
     const std::vector<Row> values = which.rows(kValues, begin, end);
     const Row wanted = outputs.take<float>(which.layout.head_dim);
     expect_near(listing.step(q, keys, values, scale).back(), wanted, "Algorithm 1", end - 1);
-    expect_near(cache.step(q, keys, values, scale).back(), wanted, "paged", end - 1);
+    expect_near(cache.attend(q, keys, values, scale).back(), wanted, "paged", end - 1);
+    cache.store(keys, values);
   }
   EXPECT_EQ(json::array({listing.n_packed_keys(), listing.n_packed_values()}), run["n_packed"]);
 
@@ -181,6 +185,21 @@ void expect_equal_bytes(const std::vector<std::byte>& got, const std::vector<std
   ASSERT_EQ(got.size(), wanted.size());
   const auto [at, other] = std::mismatch(got.begin(), got.end(), wanted.begin());
   EXPECT_EQ(at, got.end()) << "first difference at byte " << at - got.begin();
+}
+
+// A CPU device must store the same bytes.
+void check_devices(const Case& which, int n_prompt, int n_decode, const std::vector<std::byte>& pages) {
+  if (which.dtype != DType::kF16) return;  // the CPU's window is binary16
+  for (const std::string& device : available_devices()) {
+    if (!device.starts_with("cpu")) continue;
+    SCOPED_TRACE(device);
+    const std::unique_ptr<Backend> backend = make_backend({.device = device, .n_threads = 1});
+    HostCache cache(*backend, which.layout, which.key_policy, which.value_policy, which.dtype, n_prompt + n_decode);
+    for (int begin = 0, end = n_prompt; end <= n_prompt + n_decode; begin = end, ++end) {
+      cache.store(which.rows(kKeys, begin, end), which.rows(kValues, begin, end));
+    }
+    expect_equal_bytes(cache.packed_bytes(), pages);
+  }
 }
 
 TEST(KvGolden, Quantiser) {
@@ -204,7 +223,10 @@ TEST(KvGolden, AttentionAndPages) {
       pages = check_run(which, run, index["n_decode"], index["softmax_scale"], outputs);
     }
     SCOPED_TRACE(entry["name"].get<std::string>() + ", pages of the last run");
-    expect_equal_bytes(pages, all_pages.take<std::byte>(entry["runs"].back()["pages_bytes"]));
+    const json& run = entry["runs"].back();
+    const auto wanted = all_pages.take<std::byte>(run["pages_bytes"]);
+    expect_equal_bytes(pages, wanted);
+    check_devices(which, run["n_prompt"], index["n_decode"], wanted);
   }
   EXPECT_TRUE(outputs.at_end());
   EXPECT_TRUE(all_pages.at_end());
