@@ -11,13 +11,9 @@ namespace {
 // Replaces the numbers that `at(i)` names, i in [0, n), by what a reader of their packed group sees.
 template <typename At>
 void quantise_in_place(int n, int bits, At at) {
-  float low = at(0);
-  float high = at(0);
-  for (int i = 1; i < n; ++i) {
-    low = std::min(low, at(i));
-    high = std::max(high, at(i));
-  }
-  const format::GroupParams params = format::group_params(low, high, bits);
+  format::GroupRange range;
+  for (int i = 0; i < n; ++i) range.add(at(i));
+  const format::GroupParams params = format::group_params(range, bits);
   const float scale = to_float(params.scale);
   const float zero = to_float(params.zero);
   for (int i = 0; i < n; ++i) at(i) = format::dequantise(format::quantise(at(i), scale, zero, bits), scale, zero);

@@ -21,8 +21,8 @@ struct Params {
 };
 
 // The parameters of a group with this range, stored at `index` of the two arrays.
-Params store_params(float low, float high, int bits, std::byte* scales, std::byte* zeros, int64_t index) {
-  const format::GroupParams params = format::group_params(low, high, bits);
+Params store_params(const format::GroupRange& range, int bits, std::byte* scales, std::byte* zeros, int64_t index) {
+  const format::GroupParams params = format::group_params(range, bits);
   reinterpret_cast<Half*>(scales)[index] = params.scale;
   reinterpret_cast<Half*>(zeros)[index] = params.zero;
   return {to_float(params.scale), to_float(params.zero)};
@@ -54,19 +54,21 @@ void pack_key_group(const Timeline& rows, int64_t first, std::vector<float>& scr
   float* low = scratch.data();
   float* high = low + head_dim;
   float* x = high + head_dim;
+  std::fill_n(low, head_dim, format::GroupRange{}.min);
+  std::fill_n(high, head_dim, format::GroupRange{}.max);
   for (int i = 0; i < layout.key_group; ++i) {
     float* row = x + i * head_dim;
     load_row(rows, rows.policy().sinks + first + i, head_dim, row);
     for (int c = 0; c < head_dim; ++c) {
-      low[c] = i == 0 ? row[c] : std::min(low[c], row[c]);
-      high[c] = i == 0 ? row[c] : std::max(high[c], row[c]);
+      low[c] = std::min(low[c], row[c]);
+      high[c] = std::max(high[c], row[c]);
     }
   }
   std::byte* block = rows.packed_block(first / kPageTokens);
   const auto token = static_cast<int>(first % kPageTokens);
   auto* words = reinterpret_cast<uint32_t*>(block + layout.key_codes());
   for (int c = 0; c < head_dim; ++c) {
-    const Params params = store_params(low[c], high[c], layout.key_bits, block + layout.key_scales(),
+    const Params params = store_params({low[c], high[c]}, layout.key_bits, block + layout.key_scales(),
                                        block + layout.key_zeros(), layout.key_param(token, c));
     pack_codes(x + c, head_dim, layout.key_group, params, layout.key_bits, words + layout.key_word(token, c));
   }
@@ -82,8 +84,9 @@ void pack_value_row(const Timeline& rows, int64_t t, std::vector<float>& scratch
   auto* words = reinterpret_cast<uint32_t*>(block + layout.value_codes());
   for (int c = 0; c < layout.head_dim; c += layout.value_group) {
     const float* x = scratch.data() + c;
-    const auto [low, high] = std::minmax_element(x, x + layout.value_group);
-    const Params params = store_params(*low, *high, layout.value_bits, block + layout.value_scales(),
+    format::GroupRange range;
+    for (int i = 0; i < layout.value_group; ++i) range.add(x[i]);
+    const Params params = store_params(range, layout.value_bits, block + layout.value_scales(),
                                        block + layout.value_zeros(), layout.value_param(token, c));
     pack_codes(x, 1, layout.value_group, params, layout.value_bits, words + layout.value_word(token, c));
   }

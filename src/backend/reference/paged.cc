@@ -104,13 +104,9 @@ struct Side {
 // Quantises the n numbers that `at(i)` gives into the words and parameters that `word(i)`, `place(i)` name.
 template <typename At, typename Word, typename Place>
 void pack_group(int n, int bits, At at, Word word, Place place, Half& scale_out, Half& zero_out) {
-  float low = at(0);
-  float high = at(0);
-  for (int i = 1; i < n; ++i) {
-    low = std::min(low, at(i));
-    high = std::max(high, at(i));
-  }
-  const format::GroupParams params = format::group_params(low, high, bits);
+  format::GroupRange range;
+  for (int i = 0; i < n; ++i) range.add(at(i));
+  const format::GroupParams params = format::group_params(range, bits);
   for (int i = 0; i < n; ++i) {
     uint32_t& target = word(i);
     if (place(i) == 0) target = 0;
