@@ -115,7 +115,7 @@ struct BlockRows {
 
 // The four rows are read side by side, which hides from the processor that memory as a whole is read in order. So while
 // block b of them is used, its share of the bytes that come this far behind is asked for.
-constexpr size_t kPrefetchBytes = 4096;
+constexpr size_t kPrefetchBytes = 8192;
 template <class Codec>
 HWY_INLINE void prefetch_behind(const uint8_t* first_row, size_t b) {
   constexpr size_t kLine = 64;
