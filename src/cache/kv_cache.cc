@@ -100,6 +100,7 @@ void KvCache::release(SequenceId id) {
     }
   }
   sequence = {};
+  std::erase_if(step_, [id](const StepSequence& entry) { return entry.id == id; });
 }
 
 int64_t KvCache::n_tokens(SequenceId id) const {

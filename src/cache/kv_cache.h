@@ -38,6 +38,7 @@ class KvCache {
 
   // Throws Error{kOutOfMemory} if max_sequences are alive.
   SequenceId create();
+  // Frees its pages; should a step be reserved (one that failed), it is no longer in it.
   void release(SequenceId id);
   int64_t n_tokens(SequenceId id) const;
 

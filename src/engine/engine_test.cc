@@ -109,11 +109,28 @@ TEST_F(EngineTest, RefusesWhatCannotBeServed) {
   const Error too_big = refusal(engine, request(30, 30, 1));
   EXPECT_EQ(too_big.code(), ErrorCode::kOutOfMemory);
   EXPECT_NE(std::string(too_big.what()).find("60 tokens"), std::string::npos) << too_big.what();
-  EXPECT_EQ(refusal(engine, {.prompt = {0, 50}}).code(), ErrorCode::kInvalidArgument);
-  EXPECT_EQ(refusal(engine, {.prompt = {1}, .sampling = {.top_p = 2}}).code(), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(refusal(engine, {.prompt = {0, 50}, .max_new_tokens = 1}).code(), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(refusal(engine, {.prompt = {1}, .max_new_tokens = 1, .sampling = {.top_p = 2}}).code(),
+            ErrorCode::kInvalidArgument);
   // And goes on.
   engine.submit(request(10, 5, 1));
   EXPECT_EQ(run(engine).rbegin()->second.tokens.size(), 5U);
+}
+
+TEST_F(EngineTest, AFailedStepEndsItsRequestsAndNoMore) {
+  Engine engine = make_engine(parse_kv_config("f16"), {.max_tokens = 64, .max_sequences = 2});
+  LayerWeights& layer = session.weights.layers[1];
+  std::swap(layer.q, layer.gate);  // of another shape: the step fails half way
+  engine.submit(request(10, 5, 1));
+  engine.submit(request(7, 5, 2));
+  for (const auto& [id, outcome] : run(engine)) {
+    EXPECT_EQ(outcome.finish.reason, FinishReason::kFailed);
+    EXPECT_EQ(outcome.finish.error.value().code(), ErrorCode::kInternal);
+  }
+  std::swap(layer.q, layer.gate);
+  const Request good = request(10, 5, 1);
+  const RequestId id = engine.submit(good);
+  EXPECT_EQ(run(engine)[id].tokens, session.continue_greedily(parse_kv_config("f16"), good.prompt, 5));
 }
 
 TEST_F(EngineTest, StopTokensEndTheOutput) {
