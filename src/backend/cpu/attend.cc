@@ -103,6 +103,8 @@ void decode_stretch(const AttendKernels& kernels, const Problem& problem, int64_
   const Timeline keys = problem.keys(b, head);
   const Timeline values = problem.values(b, head);
   for_each_tile(sinks, begin, end, [&](int64_t from, int64_t to) {
+    const int64_t next_end = std::min(to + kTile, end);
+    keys.prefetch(to, next_end);
     keys.for_each_run(
         from, to, [&](const PackedRows& run, int at) { kernels.packed_scores(run, queries, scratch, scores + at); },
         [&](const HalfRows& run, int at) { kernels.half_scores(run, queries, scores + at); });
@@ -111,6 +113,7 @@ void decode_stretch(const AttendKernels& kernels, const Problem& problem, int64_
       kernels.softmax_step(scores + h * kTile, n, n, head_dim, rows.maximum + h, rows.total + h,
                            rows.out + h * head_dim);
     }
+    values.prefetch(to, next_end);
     values.for_each_run(
         from, to,
         [&](const PackedRows& run, int at) { kernels.packed_values(run, scores + at, n_heads, scratch, rows.out); },
