@@ -127,6 +127,21 @@ TEST_P(BackendTest, LinearGivesTheSameBitsAloneAndInABatch) {
   }
 }
 
+TEST_P(BackendTest, LinearGivesTheSameBitsInBlocksOfTokens) {
+  constexpr int64_t kTokens = 250;  // more than one block at this many columns
+  constexpr int64_t kCols = 16384;
+  const WeightSample sample(WeightFormat::kQ4_0, 3, kCols, 7);
+  const auto weight = backend_->load_weight(sample.view());
+  const Tensor x = random_tensor({kTokens, kCols});
+  Tensor batch(*backend_, DType::kF32, {kTokens, 3});
+  Tensor alone(*backend_, DType::kF32, {1, 3});
+  backend_->linear({x.view(), weight.get(), {}, batch.view()});
+  for (int64_t i = 0; i < kTokens; ++i) {
+    backend_->linear({TensorView<float, 2>(x.as<float, 2>()[i].data, {1, kCols}), weight.get(), {}, alone.view()});
+    for (int64_t r = 0; r < 3; ++r) ASSERT_EQ((batch.as<float, 2>()(i, r)), (alone.as<float, 2>()(0, r))) << i;
+  }
+}
+
 TEST_P(BackendTest, LinearReadsAndWritesStridedRows) {
   constexpr int64_t kTokens = 9;
   const WeightSample sample(WeightFormat::kQ8_0, 6, 64, 3);

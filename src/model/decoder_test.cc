@@ -13,8 +13,12 @@
 namespace kivi {
 namespace {
 
-// Largest |difference| of logits (about 1 in size) between f32 kernels and sums in double, through two layers.
-constexpr float kLogitTolerance = 2e-4F;
+// Largest |difference| of logits, about 1 in size: a key or value whose f32 and double sums fall on two sides of a
+// rounding to binary16 differs by 2^-11 relatively, in each of two layers.
+constexpr float kLogitTolerance = 2 * 0x1p-11F;
+// With packed numbers such a difference can also move a code by one, which is a step of a group. The parity test, which
+// feeds the same keys and values to all devices, is the strict one.
+constexpr float kPackedLogitTolerance = 1e-2F;
 
 using Matrix = std::vector<std::vector<double>>;
 
@@ -183,11 +187,11 @@ class PlainTransformer {
   const ModelConfig& c_;
 };
 
-void expect_near(const Matrix& got, const Matrix& wanted, const std::string& what) {
+void expect_near(const Matrix& got, const Matrix& wanted, const std::string& what, float tolerance = kLogitTolerance) {
   ASSERT_EQ(got.size(), wanted.size()) << what;
   for (size_t i = 0; i < got.size(); ++i) {
     for (size_t j = 0; j < got[i].size(); ++j) {
-      ASSERT_NEAR(got[i][j], wanted[i][j], kLogitTolerance) << what << " row " << i << " token " << j;
+      ASSERT_NEAR(got[i][j], wanted[i][j], tolerance) << what << " row " << i << " token " << j;
     }
   }
 }
@@ -227,9 +231,11 @@ TEST_P(DecoderTest, PackedPresetsEqualTheReference) {
     Runner runner(tiny, GetParam(), kv);
     const SequenceId ids[] = {reference.create(), runner.create()};
     const std::vector<TokenId> prompt = some_tokens(150);
-    expect_near(runner.step({{ids[1], 150}}, prompt), reference.step({{ids[0], 150}}, prompt), kv);
+    expect_near(runner.step({{ids[1], 150}}, prompt), reference.step({{ids[0], 150}}, prompt), kv,
+                kPackedLogitTolerance);
     for (const TokenId token : some_tokens(12)) {
-      expect_near(runner.step({{ids[1], 1}}, {token}), reference.step({{ids[0], 1}}, {token}), kv);
+      expect_near(runner.step({{ids[1], 1}}, {token}), reference.step({{ids[0], 1}}, {token}), kv,
+                  kPackedLogitTolerance);
       if (HasFatalFailure()) return;
     }
   }

@@ -30,6 +30,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using F32Tag = hn::ScalableTag<float>;
 using F32Vec = hn::Vec<F32Tag>;
+using I32Tag = hn::RebindToSigned<F32Tag>;
 constexpr size_t kLanes = HWY_LANES(float);
 constexpr size_t kGroupElements = 32;
 
@@ -55,8 +56,7 @@ HWY_INLINE F32Vec half_at(const uint8_t* p) {
 template <typename Int8>
 HWY_INLINE F32Vec floats_at(const Int8* p) {
   const hn::Rebind<Int8, F32Tag> bytes;
-  const hn::RebindToSigned<F32Tag> i32;
-  return hn::ConvertTo(F32Tag(), hn::PromoteTo(i32, hn::LoadU(bytes, p)));
+  return hn::ConvertTo(F32Tag(), hn::PromoteTo(I32Tag(), hn::LoadU(bytes, p)));
 }
 
 // v >> bits in 8-bit lanes that are masked with `mask` afterwards.
@@ -66,13 +66,60 @@ HWY_INLINE hn::Vec<D> shift_and_mask(D d, hn::Vec<D> v, int bits, uint8_t mask) 
   return hn::And(hn::BitCast(d, hn::ShiftRightSame(hn::BitCast(u16, v), bits)), hn::Set(d, mask));
 }
 
-// Sixteen bytes of nibbles: the low halves are elements 0 .. 15 of a group, the high halves 16 .. 31.
-HWY_INLINE Bytes16 low_nibbles(const uint8_t* qs) {
-  return hn::And(hn::LoadU(Bytes16Tag(), qs), hn::Set(Bytes16Tag(), uint8_t{15}));
-}
-HWY_INLINE Bytes16 high_nibbles(const uint8_t* qs) {
-  return hn::ShiftRight<4>(hn::LoadU(Bytes16Tag(), qs));
-}
+// The 32 codes of 4 bits of a group, and their values: scale * code + offset.
+class Nibbles {
+ public:
+#if HWY_TARGET == HWY_AVX3
+  // A register holds the values of all sixteen codes: they are computed once and looked up.
+  HWY_INLINE void set_values(F32Vec scale, F32Vec offset) {
+    values_ = hn::MulAdd(scale, hn::Iota(F32Tag(), 0.0F), offset);
+  }
+  // The low halves of 16 bytes, then their high halves.
+  HWY_INLINE void set_both_halves(const uint8_t* qs) {
+    codes_[0] = hn::PromoteTo(I32Tag(), hn::LoadU(Bytes16Tag(), qs));
+    codes_[1] = hn::ShiftRight<4>(codes_[0]);
+  }
+  // The halves of 32 bytes that start at bit `shift`.
+  HWY_INLINE void set_one_half(const uint8_t* qs, int shift) {
+    for (size_t i = 0; i < 2; ++i) {
+      codes_[i] = hn::ShiftRightSame(hn::PromoteTo(I32Tag(), hn::LoadU(Bytes16Tag(), qs + 16 * i)), shift);
+    }
+  }
+  // The instruction ignores all but the low four bits of each code; Highway's TableLookupLanes asks for clean ones.
+  HWY_INLINE F32Vec vector(size_t i) const {
+    return F32Vec{_mm512_permutexvar_ps(codes_[i].raw, values_.raw)};
+  }
+
+ private:
+  F32Vec values_;
+  hn::Vec<I32Tag> codes_[2];
+#else
+  HWY_INLINE void set_values(F32Vec scale, F32Vec offset) {
+    scale_ = scale;
+    offset_ = offset;
+  }
+  HWY_INLINE void set_both_halves(const uint8_t* qs) {
+    const Bytes16Tag d;
+    const Bytes16 v = hn::LoadU(d, qs);
+    hn::Store(hn::And(v, hn::Set(d, uint8_t{15})), d, codes_);
+    hn::Store(hn::ShiftRight<4>(v), d, codes_ + 16);
+  }
+  HWY_INLINE void set_one_half(const uint8_t* qs, int shift) {
+    const Bytes32Tag d;
+    for (size_t i = 0; i < 32; i += kBytes32) {
+      hn::Store(shift_and_mask(d, hn::LoadU(d, qs + i), shift, 15), d, codes_ + i);
+    }
+  }
+  HWY_INLINE F32Vec vector(size_t i) const {
+    return hn::MulAdd(scale_, floats_at(codes_ + i * kLanes), offset_);
+  }
+
+ private:
+  F32Vec scale_;
+  F32Vec offset_;
+  alignas(32) uint8_t codes_[32];
+#endif
+};
 
 class CodecF32 {
  public:
@@ -129,21 +176,15 @@ class CodecQ4_0 {
   static constexpr size_t kBlockElements = 32;
   static constexpr size_t kBlockBytes = sizeof(Block);
   HWY_INLINE void open(const uint8_t* block) {
-    d_ = half_at(block + offsetof(Block, d));
-    store_less_eight(low_nibbles(block + offsetof(Block, qs)), codes_);
-    store_less_eight(high_nibbles(block + offsetof(Block, qs)), codes_ + 16);
+    const F32Vec d = half_at(block + offsetof(Block, d));
+    nibbles_.set_values(d, hn::Mul(d, hn::Set(F32Tag(), -8.0F)));  // d * code - 8 d is exact
+    nibbles_.set_both_halves(block + offsetof(Block, qs));
   }
   HWY_INLINE void group(size_t /*g*/) {}
-  HWY_INLINE F32Vec vector(size_t i) const { return hn::Mul(d_, floats_at(codes_ + i * kLanes)); }
+  HWY_INLINE F32Vec vector(size_t i) const { return nibbles_.vector(i); }
 
  private:
-  static HWY_INLINE void store_less_eight(Bytes16 nibbles, int8_t* codes) {
-    const hn::RebindToSigned<Bytes16Tag> i8;
-    hn::Store(hn::BitCast(i8, hn::Sub(nibbles, hn::Set(Bytes16Tag(), uint8_t{8}))), i8, codes);
-  }
-
-  F32Vec d_;
-  alignas(16) int8_t codes_[32];
+  Nibbles nibbles_;
 };
 
 class CodecQ4_1 {
@@ -152,18 +193,14 @@ class CodecQ4_1 {
   static constexpr size_t kBlockElements = 32;
   static constexpr size_t kBlockBytes = sizeof(Block);
   HWY_INLINE void open(const uint8_t* block) {
-    d_ = half_at(block + offsetof(Block, d));
-    m_ = half_at(block + offsetof(Block, m));
-    hn::Store(low_nibbles(block + offsetof(Block, qs)), Bytes16Tag(), codes_);
-    hn::Store(high_nibbles(block + offsetof(Block, qs)), Bytes16Tag(), codes_ + 16);
+    nibbles_.set_values(half_at(block + offsetof(Block, d)), half_at(block + offsetof(Block, m)));
+    nibbles_.set_both_halves(block + offsetof(Block, qs));
   }
   HWY_INLINE void group(size_t /*g*/) {}
-  HWY_INLINE F32Vec vector(size_t i) const { return hn::MulAdd(d_, floats_at(codes_ + i * kLanes), m_); }
+  HWY_INLINE F32Vec vector(size_t i) const { return nibbles_.vector(i); }
 
  private:
-  F32Vec d_;
-  F32Vec m_;
-  alignas(16) uint8_t codes_[32];
+  Nibbles nibbles_;
 };
 
 class CodecQ5_0 {
@@ -173,8 +210,10 @@ class CodecQ5_0 {
   static constexpr size_t kBlockBytes = sizeof(Block);
   HWY_INLINE void open(const uint8_t* block) {
     d_ = half_at(block + offsetof(Block, d));
-    store_codes(low_nibbles(block + offsetof(Block, qs)), block + offsetof(Block, qh), codes_);
-    store_codes(high_nibbles(block + offsetof(Block, qs)), block + offsetof(Block, qh) + 2, codes_ + 16);
+    const Bytes16Tag d;
+    const Bytes16 qs = hn::LoadU(d, block + offsetof(Block, qs));
+    store_codes(hn::And(qs, hn::Set(d, uint8_t{15})), block + offsetof(Block, qh), codes_);
+    store_codes(hn::ShiftRight<4>(qs), block + offsetof(Block, qh) + 2, codes_ + 16);
   }
   HWY_INLINE void group(size_t /*g*/) {}
   HWY_INLINE F32Vec vector(size_t i) const { return hn::Mul(d_, floats_at(codes_ + i * kLanes)); }
@@ -235,22 +274,15 @@ class CodecQ4_K {
     qs_ = block + offsetof(Block, qs);
   }
   HWY_INLINE void group(size_t g) {
-    scale_ = hn::Set(F32Tag(), scales_.scale[g]);
-    offset_ = hn::Set(F32Tag(), scales_.offset[g]);
-    const Bytes32Tag d;
-    const int shift = 4 * static_cast<int>(g % 2);
-    for (size_t i = 0; i < 32; i += kBytes32) {
-      hn::Store(shift_and_mask(d, hn::LoadU(d, qs_ + 32 * (g / 2) + i), shift, 15), d, codes_ + i);
-    }
+    nibbles_.set_values(hn::Set(F32Tag(), scales_.scale[g]), hn::Set(F32Tag(), scales_.offset[g]));
+    nibbles_.set_one_half(qs_ + 32 * (g / 2), 4 * static_cast<int>(g % 2));
   }
-  HWY_INLINE F32Vec vector(size_t i) const { return hn::MulAdd(scale_, floats_at(codes_ + i * kLanes), offset_); }
+  HWY_INLINE F32Vec vector(size_t i) const { return nibbles_.vector(i); }
 
  private:
   ScalesK scales_;
   const uint8_t* qs_;
-  F32Vec scale_;
-  F32Vec offset_;
-  alignas(32) uint8_t codes_[32];
+  Nibbles nibbles_;
 };
 
 class CodecQ5_K {

@@ -16,8 +16,8 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/linear.cc"
-#include <hwy/foreach_target.h>
 #include <hwy/cache_control.h>
+#include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
 #include "backend/cpu/codec-inl.h"
@@ -115,7 +115,7 @@ struct BlockRows {
 
 // The four rows are read side by side, which hides from the processor that memory as a whole is read in order. So while
 // block b of them is used, its share of the bytes that come this far behind is asked for.
-constexpr size_t kPrefetchBytes = 4096;
+constexpr size_t kPrefetchBytes = 8192;
 template <class Codec>
 HWY_INLINE void prefetch_behind(const uint8_t* first_row, size_t b) {
   constexpr size_t kLine = 64;
@@ -414,15 +414,35 @@ const LinearKernels& linear_kernels(Isa isa) {
   KIVI_RETURN_FOR_ISA(isa, kLinearKernels);
 }
 
+namespace {
+
+F32Linear tokens_of(const F32Linear& args, int64_t begin, int64_t end) {
+  F32Linear part = args;
+  part.x.data = args.x[begin].data;
+  part.out.data = args.out[begin].data;
+  part.x.shape[0] = part.out.shape[0] = end - begin;
+  return part;
+}
+
+}  // namespace
+
 void linear(const F32Linear& args, Isa isa, int n_threads) {
-  const LinearKernels& kernels = linear_kernels(isa);
-  // A chunk is long enough to hide taking it, and a whole strip where there are many tokens.
+  // Every strip of the weight reads all of x: blocks of tokens keep it, and the sums that rest, in the caches.
+  constexpr int64_t kBlockElements = int64_t{1} << 20;
+  constexpr int64_t kLeastBlockTokens = 120;  // below, decoding the weight again would show
+  const int64_t n_tokens = args.x.shape[0];
+  const int64_t most = std::max(kLeastBlockTokens, kBlockElements / std::max<int64_t>(1, args.weight.cols));
+  const int64_t n_blocks = (n_tokens + most - 1) / most;
+  // A chunk of rows is long enough to hide taking it, and whole strips.
   constexpr int64_t kChunkRows = 32;
   constexpr int64_t kChunkProducts = 65536;
-  const int64_t row_products = std::max<int64_t>(1, args.weight.cols * args.x.shape[0]);
-  const int64_t n_chunks = std::max<int64_t>(1, kChunkProducts / row_products / kChunkRows);
-  parallel_for(n_threads, args.weight.rows, n_chunks * kChunkRows,
-               [&](int64_t begin, int64_t end) { kernels.rows(args, begin, end); });
+  for (int64_t block = 0; block < n_blocks; ++block) {
+    const F32Linear part = tokens_of(args, block * n_tokens / n_blocks, (block + 1) * n_tokens / n_blocks);
+    const int64_t row_products = std::max<int64_t>(1, part.x.shape[0] * args.weight.cols);
+    const int64_t n_strips = std::max<int64_t>(1, kChunkProducts / row_products / kChunkRows);
+    parallel_for(n_threads, args.weight.rows, n_strips * kChunkRows,
+                 [&](int64_t begin, int64_t end) { linear_kernels(isa).rows(part, begin, end); });
+  }
 }
 
 void embed(const F32Embed& args, Isa isa, int n_threads) {
