@@ -20,6 +20,7 @@ struct CompareOptions {
   KvOptions kv{{"f16", "kivi4", "kivi2"}};
   std::string prompt = "Explain in a few sentences what a key-value cache is.";
   int64_t n_tokens = 128;
+  SamplingOptions sampling;
   std::string text;
   int64_t context = 1024;
   int64_t n_chunks = 2;
@@ -43,7 +44,10 @@ struct Row {
 class Comparison {
  public:
   explicit Comparison(const CompareOptions& options)
-      : options_(options), configs_(options.kv.parse()), session_(options.model.load()) {}
+      : options_(options),
+        configs_(options.kv.parse()),
+        sampling_(options.sampling.parse()),
+        session_(options.model.load()) {}
 
   void run();
 
@@ -57,6 +61,7 @@ class Comparison {
 
   const CompareOptions& options_;
   std::vector<KvConfig> configs_;
+  SamplingParams sampling_;  // the same seed for all
   Session session_;
 };
 
@@ -81,7 +86,10 @@ Row Comparison::answer(const KvConfig& config, const std::vector<TokenId>& promp
                        const std::function<void(std::string_view)>& show) const {
   const KvCapacity capacity{.max_tokens = static_cast<int64_t>(prompt.size()) + n_tokens};
   Engine engine(*session_.backend, *session_.decoder, {.kv = config, .capacity = capacity});
-  const Request request{.prompt = prompt, .max_new_tokens = n_tokens, .stop_ids = session_.model->tokenizer->end_ids()};
+  const Request request{.prompt = prompt,
+                        .max_new_tokens = n_tokens,
+                        .stop_ids = session_.model->tokenizer->end_ids(),
+                        .sampling = sampling_};
   const Answer answer = generate(engine, *session_.model->tokenizer, request, show);
   return {.kv = config.name, .answer = answer.text, .memory = answer.finish.kv, .speed = engine.stats()};
 }
@@ -181,6 +189,7 @@ void add_compare(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str()
       ->type_name("K");
+  options->sampling.add_to(*compare);
   options->json.add_to(*compare);
   compare->callback([options] {
     options->json.check();

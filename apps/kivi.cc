@@ -24,7 +24,7 @@ int run(int argc, char** argv) {
   CLI::App app("Runs large language models with a 2-bit KV cache.");
   app.name("kivi");
   app.set_version_flag("--version", "kivi " KIVI_VERSION);
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // so that an unknown one is named by the error
   kivi::app::add_run(app);
   kivi::app::add_compare(app);
   kivi::app::add_info(app);
@@ -32,7 +32,8 @@ int run(int argc, char** argv) {
   kivi::app::add_bench(app);
   try {
     app.parse(argc, argv);
-    return 0;
+    if (!app.get_subcommands().empty()) return 0;
+    return report("a subcommand is needed: run, compare, info, eval or bench; see --help", kUsageError);
   } catch (const CLI::Success& request) {  // --help, --version
     return app.exit(request);
   } catch (const CLI::ParseError& error) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <random>
 
 #include "core/error.h"
 
@@ -70,6 +71,28 @@ std::vector<KvConfig> KvOptions::parse() const {
          settings_.substr(1), presets_.front());
   }
   return configs;
+}
+
+void SamplingOptions::add_to(CLI::App& app) {
+  const auto add = [&app](const std::string& name, auto& value, const std::string& help) {
+    app.add_option(name, value, help)->capture_default_str()->group("Sampling")->type_name("X");
+  };
+  add("--temperature,--temp", params_.temperature, "0: greedy, the same answer every time; above, tokens are drawn");
+  add("--top-k", params_.top_k, "Draw among the k most likely tokens; 0: all");
+  add("--top-p", params_.top_p, "Draw among the fewest tokens that have this probability together; 1: all");
+  add("--min-p", params_.min_p, "Drop tokens less likely than this times the most likely; 0: none");
+  add("--repetition-penalty,--repeat-penalty", params_.repetition_penalty,
+      "Divides logits of tokens in prompt and answer; 1: off");
+  add("--presence-penalty", params_.presence_penalty, "Lowers logits of tokens in the answer; 0: off");
+  add("--frequency-penalty", params_.frequency_penalty, "Lowers them for each time they are there; 0: off");
+  add("--seed", seed_, "Seed of the random numbers; default: another one every time");
+}
+
+SamplingParams SamplingOptions::parse() const {
+  SamplingParams params = params_;
+  params.seed = seed_ ? *seed_ : std::random_device{}();
+  params.validate();
+  return params;
 }
 
 std::string read_text_file(const std::string& path) {

@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "cache/kv_config.h"
+#include "engine/sampler.h"
 #include "model/decoder.h"
 #include "model/model.h"
 
@@ -46,6 +47,19 @@ class KvOptions {
 
   std::vector<std::string> presets_;
   std::string settings_;  // ":FIELD=VALUE" for each option given
+};
+
+// How tokens are chosen: llama.cpp's filters as defaults, but greedy unless a temperature is given, so that answers of
+// different caches can be compared.
+class SamplingOptions {
+ public:
+  void add_to(CLI::App& app);
+  // Throws Error{kInvalidArgument}. Draws a seed if none was given.
+  SamplingParams parse() const;
+
+ private:
+  SamplingParams params_{.top_k = 40, .top_p = 0.95, .min_p = 0.05};
+  std::optional<uint64_t> seed_;
 };
 
 std::string read_text_file(const std::string& path);

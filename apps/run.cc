@@ -7,7 +7,6 @@
 #include <iostream>
 #include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -33,8 +32,7 @@ struct RunOptions {
   std::string chat_format;
   int64_t n_tokens = 512;
   std::optional<int64_t> context;
-  SamplingParams sampling{.top_k = 40, .top_p = 0.95, .min_p = 0.05};
-  std::optional<uint64_t> seed;
+  SamplingOptions sampling;
   bool stats = false;
 };
 
@@ -66,17 +64,17 @@ class Runner {
   SamplingParams sampling_;
   Session session_;
   ChatFormat format_;
-  int64_t longest_ = 0;  // context that the model or the user allows
+  int64_t longest_;  // context that the model or the user allows
   std::unique_ptr<Engine> engine_;
 };
 
 Runner::Runner(const RunOptions& options)
-    : options_(options), kv_(options.kv.parse().front()), sampling_(options.sampling) {
-  sampling_.seed = options.seed ? *options.seed : std::random_device{}();
-  sampling_.validate();
-  session_ = options.model.load();
-  format_ = choose_format();
-  longest_ = session_.model->config.context_length;
+    : options_(options),
+      kv_(options.kv.parse().front()),
+      sampling_(options.sampling.parse()),
+      session_(options.model.load()),
+      format_(choose_format()),
+      longest_(session_.model->config.context_length) {
   if (!options.context) return;
   if (*options.context > longest_) {
     fail(ErrorCode::kInvalidArgument, "--context {}: the model's context is {}; use at most that", *options.context,
@@ -180,22 +178,6 @@ void Runner::print_stats(const Finish& finish) const {
   fmt::print(stderr, "{}\n", session_.backend->info().detail);
 }
 
-void add_sampling(CLI::App& app, RunOptions& options) {
-  SamplingParams& s = options.sampling;
-  const auto add = [&app](const std::string& name, auto& value, const std::string& help) {
-    app.add_option(name, value, help)->capture_default_str()->group("Sampling")->type_name("X");
-  };
-  add("--temperature,--temp", s.temperature, "0: greedy, the same answer every time; the rest of these needs more");
-  add("--top-k", s.top_k, "Choose among the k most likely tokens; 0: all");
-  add("--top-p", s.top_p, "Choose among the fewest tokens that have this probability together; 1: all");
-  add("--min-p", s.min_p, "Drop tokens less likely than this times the most likely; 0: none");
-  add("--repetition-penalty,--repeat-penalty", s.repetition_penalty,
-      "Divides logits of tokens in prompt and answer; 1: off");
-  add("--presence-penalty", s.presence_penalty, "Lowers logits of tokens in the answer; 0: off");
-  add("--frequency-penalty", s.frequency_penalty, "Lowers them for each time they are there; 0: off");
-  add("--seed", options.seed, "Seed of the random numbers; default: another one every time, told by --stats");
-}
-
 }  // namespace
 
 void add_run(CLI::App& app) {
@@ -224,7 +206,7 @@ void add_run(CLI::App& app) {
   run->add_option("--chat-format", options->chat_format, "chatml, llama2, llama3 or mistral; default: the model's own")
       ->excludes(raw)
       ->type_name("NAME");
-  add_sampling(*run, *options);
+  options->sampling.add_to(*run);
   run->add_flag("--stats", options->stats, "Print speed and memory to standard error");
   run->callback([options] {
     if (options->raw && !options->prompt) fail(ErrorCode::kInvalidArgument, "--raw: needs a prompt; give -p TEXT");

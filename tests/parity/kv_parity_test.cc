@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/reference/paged.h"
 #include "backend/tensor.h"
 #include "cache/kv_cache.h"
 #include "reference/algorithm1.h"
-#include "backend/reference/paged.h"
 
 namespace kivi {
 namespace {
@@ -21,10 +21,12 @@ namespace {
 using reference::Algorithm1;
 using reference::Row;
 
-// Largest |difference| of an attention output: f32 sums against double. Loud channels bring scores to about 64, so each of
-// the D roundings on the way is up to 2^-18, and they add up like a random walk; a probability is off by as much
+// Largest |difference| of an attention output: f32 sums against double. Loud channels bring scores to about 64, so each
+// of the D roundings on the way is up to 2^-18, and they add up like a random walk; a probability is off by as much
 // relatively, on values up to 30.
-float attend_tolerance(int head_dim) { return 30.0F * 0x1p-18F * std::sqrt(static_cast<float>(head_dim)); }
+float attend_tolerance(int head_dim) {
+  return 30.0F * 0x1p-18F * std::sqrt(static_cast<float>(head_dim));
+}
 
 struct Case {
   const char* kv;
