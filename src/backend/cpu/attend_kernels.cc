@@ -107,7 +107,7 @@ HWY_INLINE void score_codes(const uint32_t* words, int first, int words_per_chan
   const DF d;
   VF acc[kHeads][kVectors];
   for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::Set(d, bias[h]);
+    for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::Zero(d);
   }
   for (int c = 0; c < head_dim; ++c, words += words_per_channel) {
     VF code[kVectors];
@@ -117,8 +117,11 @@ HWY_INLINE void score_codes(const uint32_t* words, int first, int words_per_chan
       for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::MulAdd(q, code[v], acc[h][v]);
     }
   }
+  // The bias comes last: it is the end of a long chain that the loop need not wait for.
   for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) hn::StoreU(acc[h][v], d, scores + h * kTile + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      hn::StoreU(hn::Add(acc[h][v], hn::Set(d, bias[h])), d, scores + h * kTile + v * kLanes);
+    }
   }
 }
 
@@ -234,9 +237,7 @@ HWY_INLINE void sum_codes(const uint32_t* words, int first, int words_per_token,
   const DF d;
   VF acc[kHeads][kVectors];
   for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) {
-      acc[h][v] = hn::Add(hn::LoadU(d, out + h * head_dim + v * kLanes), hn::Set(d, bias[h]));
-    }
+    for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::LoadU(d, out + h * head_dim + v * kLanes);
   }
   for (int t = 0; t < n; ++t, words += words_per_token) {
     VF code[kVectors];
@@ -247,7 +248,9 @@ HWY_INLINE void sum_codes(const uint32_t* words, int first, int words_per_token,
     }
   }
   for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) hn::StoreU(acc[h][v], d, out + h * head_dim + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      hn::StoreU(hn::Add(acc[h][v], hn::Set(d, bias[h])), d, out + h * head_dim + v * kLanes);
+    }
   }
 }
 
