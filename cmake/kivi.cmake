@@ -15,7 +15,11 @@ endif()
 add_library(kivi_flags INTERFACE)
 # Contraction is off so that codes are bit-identical on every machine: where a fused multiply-add is wanted it is written.
 target_compile_options(kivi_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror
-                                            -ffp-contract=off)
+                                            -ffp-contract=off -fopenmp-simd)
+# g++ 12 takes the storage of an empty std::optional for an uninitialised read.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(kivi_flags INTERFACE -Wno-maybe-uninitialized)
+endif()
 target_include_directories(kivi_flags INTERFACE ${PROJECT_SOURCE_DIR}/src)
 if(KIVI_SANITIZE)
   target_compile_options(kivi_flags INTERFACE -fsanitize=${KIVI_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)

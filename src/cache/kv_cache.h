@@ -38,6 +38,7 @@ class KvCache {
 
   // Throws Error{kOutOfMemory} if max_sequences are alive.
   SequenceId create();
+  // Frees its pages; should a step be reserved (one that failed), it is no longer in it.
   void release(SequenceId id);
   int64_t n_tokens(SequenceId id) const;
 
@@ -53,6 +54,7 @@ class KvCache {
   format::KvBatchView view(int layer) const;
   // Row borders of the reserved step, for the backend: [B + 1] i32.
   AnyView seq_begin() const;
+  std::span<const StepSequence> step() const { return step_; }  // the reserved one; empty if none is
   void commit();
 
   const KvShape& shape() const { return shape_; }
@@ -73,16 +75,11 @@ class KvCache {
     std::vector<PageId> key_window;  // by slot; kNoPage where there is none
     std::vector<PageId> value_window;
   };
-  struct Need {
-    int64_t packed = 0;
-    int64_t window = 0;
-  };
 
   Sequence& at(SequenceId id);
   const Sequence& at(SequenceId id) const;
-  int64_t packed_pages_after(int64_t n_tokens) const;
-  Need missing_pages(const Sequence& sequence, int64_t n_after) const;
-  bool fits(const Need& need) const;
+  KvPages missing_pages(const Sequence& sequence, int64_t n_after) const;
+  bool fits(const KvPages& need) const;
   void take_pages(Sequence& sequence, int64_t n_after);
   void free_left_pages(Sequence& sequence);
   void upload_tables();

@@ -3,10 +3,12 @@
 //   page   = block of KV head 0 | block of KV head 1 | ...          each block is padded to kBlockAlignment
 //   block  = key codes | key scales | key zeros | value codes | value scales | value zeros
 //
-//   key codes     uint32  [kPageTokens / key_group][head_dim][key_group * key_bits / 32]
-//   key scales    binary16 [kPageTokens / key_group][head_dim]       zeros alike: one pair for each channel and token
-//   group value codes   uint32  [kPageTokens][head_dim * value_bits / 32] value scales  binary16 [head_dim /
-//   value_group][kPageTokens]     zeros alike: one pair for each token and channel group
+//   key codes     uint32    [kPageTokens / key_group][head_dim][key_group * key_bits / 32]
+//   key scales    binary16  [kPageTokens / key_group][head_dim]
+//                           one for each group of tokens and channel; key zeros alike
+//   value codes   uint32    [kPageTokens][head_dim * value_bits / 32]
+//   value scales  binary16  [head_dim / value_group][kPageTokens]
+//                           one for each group of channels and token; value zeros alike
 //
 // A side (keys or values) that stays in 16 bits has 0 bits here and takes no room in the page.
 // Token t of a page is token 128 * page + t counted from the end of the sinks. Keys and values of a page fill at their

@@ -7,10 +7,13 @@
 // The arithmetic is IEEE binary32 with no contraction, on the *stored* scale and zero, so that a code is the best one
 // for the values that a reader will see, and is the same bit for bit on every backend. A group whose scale is 0
 // (constant, or a spread below binary16) has all codes 0 and dequantises to its zero: exactly, if the input is
-// binary16. Minima beyond +-65504 (possible in bfloat16 and float) are clamped to it; a NaN gets code 0.
+// binary16. Minima and maxima beyond +-65504 (possible in bfloat16 and float) are clamped to it; -0 counts as +0; a NaN
+// counts for neither and gets code 0. So nothing depends on the order in which a group is read.
 #pragma once
 
+#include <bit>
 #include <cstdint>
+#include <limits>
 
 #include "core/half.h"
 #include "core/host_device.h"
@@ -25,14 +28,27 @@ struct GroupParams {
   friend constexpr bool operator==(GroupParams, GroupParams) = default;
 };
 
+// The smallest and the largest number added so far; min > max before the first.
+struct GroupRange {
+  float min = std::numeric_limits<float>::infinity();
+  float max = -std::numeric_limits<float>::infinity();
+
+  KIVI_HD constexpr void add(float x) {
+    if (x < min) min = x;
+    if (x > max) max = x;
+  }
+};
+
+// -0 becomes +0: the sum of zeros of unlike sign is +0.
 KIVI_HD constexpr float clamp_to_half_range(float x) {
-  if (!(x > -kHalfMax)) return -kHalfMax;
-  return x < kHalfMax ? x : kHalfMax;
+  if (x < -kHalfMax) return -kHalfMax;
+  return (x < kHalfMax ? x : kHalfMax) + 0.0F;
 }
 
-KIVI_HD constexpr GroupParams group_params(float min, float max, int bits) {
-  const float low = clamp_to_half_range(min);
-  const float high = clamp_to_half_range(max);
+KIVI_HD constexpr GroupParams group_params(const GroupRange& range, int bits) {
+  if (range.min > range.max) return {};  // nothing but NaN
+  const float low = clamp_to_half_range(range.min);
+  const float high = clamp_to_half_range(range.max);
   return {to_half((high - low) / static_cast<float>(max_code(bits))), to_half(low)};
 }
 

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <set>
+#include <utility>
 #include <vector>
 
 namespace kivi::format {
@@ -19,7 +21,7 @@ TEST(Quantise, ErrorIsAtMostHalfAStep) {
       std::vector<float> group(32);
       for (float& x : group) x = to_float(to_half(normal(random)));
       const auto [low, high] = std::minmax_element(group.begin(), group.end());
-      const GroupParams params = group_params(*low, *high, bits);
+      const GroupParams params = group_params({*low, *high}, bits);
       const float scale = to_float(params.scale);
       const float zero = to_float(params.zero);
       for (const float x : group) {
@@ -47,7 +49,7 @@ TEST(Quantise, ClampsBeforeRounding) {
 
 TEST(Quantise, ConstantGroupIsExact) {
   for (const float x : {0.0F, -0.0F, 1.5F, -65504.0F, 0x1p-24F}) {
-    const GroupParams params = group_params(x, x, 2);
+    const GroupParams params = group_params({x, x}, 2);
     EXPECT_EQ(params.scale.bits, 0);
     const uint32_t code = quantise(x, to_float(params.scale), to_float(params.zero), 2);
     EXPECT_EQ(code, 0U);
@@ -56,9 +58,33 @@ TEST(Quantise, ConstantGroupIsExact) {
 }
 
 TEST(Quantise, RangesBeyondBinary16AreClamped) {
-  const GroupParams params = group_params(-1e30F, std::numeric_limits<float>::infinity(), 2);
+  const GroupParams params = group_params({-1e30F, std::numeric_limits<float>::infinity()}, 2);
   EXPECT_EQ(to_float(params.zero), -kHalfMax);
   EXPECT_TRUE(std::isfinite(to_float(params.scale)));
+}
+
+// Backends read a group in orders of their own.
+TEST(Quantise, TheOrderOfAGroupDoesNotMatter) {
+  const float nan = std::nanf("");
+  for (std::vector<float> group : {std::vector<float>{0.0F, -0.0F, -0.0F}, {nan, -2.0F, 1.0F}, {-0.0F, 0.0F, 3.0F}}) {
+    std::set<std::pair<int, int>> stored;
+    for (size_t i = 0; i < group.size(); ++i) {
+      std::rotate(group.begin(), group.begin() + 1, group.end());
+      GroupRange range;
+      for (const float x : group) range.add(x);
+      const GroupParams params = group_params(range, 2);
+      stored.emplace(params.scale.bits, params.zero.bits);
+    }
+    EXPECT_EQ(stored.size(), 1U);
+  }
+}
+
+TEST(Quantise, ZerosOfUnlikeSignAndNothingButNanAreAConstantGroup) {
+  EXPECT_EQ(group_params({0.0F, -0.0F}, 2), GroupParams{});
+  EXPECT_EQ(group_params({-0.0F, 0.0F}, 8), GroupParams{});
+  GroupRange range;
+  range.add(std::nanf(""));
+  EXPECT_EQ(group_params(range, 4), GroupParams{});
 }
 
 }  // namespace

@@ -46,9 +46,11 @@ struct WindowPolicy {
   // max_tokens.
   KIVI_HD constexpr int32_t ring_slots(int64_t max_tokens) const {
     const int64_t all = (max_tokens - sinks + kWindowPageTokens - 1) / kWindowPageTokens;
-    const int64_t longest = int64_t{keep} + flush;  // tokens
+    // A stretch of n tokens touches at most (n + 14) / 16 + 1 pages, and one less if it starts at a page's start.
+    const int64_t longest = int64_t{keep} + flush;
     const bool aligned = keep % kWindowPageTokens == 0 && flush % kWindowPageTokens == 0;
-    const int64_t window = (longest + kWindowPageTokens - 1) / kWindowPageTokens + (aligned ? 0 : 1);
+    const int64_t window =
+        aligned ? longest / kWindowPageTokens : (longest + kWindowPageTokens - 2) / kWindowPageTokens + 1;
     const int64_t slots = window < all ? window : all;
     return static_cast<int32_t>(slots > 1 ? slots : 1);
   }

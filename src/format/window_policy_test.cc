@@ -52,7 +52,7 @@ TEST(WindowPolicy, TheWindowAndTheTokenThatFlushesItFitTheRing) {
 
 TEST(WindowPolicy, ShortSequencesNeedFewSlots) {
   EXPECT_EQ((WindowPolicy{0, 0, 128}.n_slots(4096)), 8);
-  EXPECT_EQ((WindowPolicy{0, 128, 1}.n_slots(4096)), 10);
+  EXPECT_EQ((WindowPolicy{0, 128, 1}.n_slots(4096)), 9);
   EXPECT_EQ(WindowPolicy{}.n_slots(100), 7);
 }
 

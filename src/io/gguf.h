@@ -1,11 +1,11 @@
 // GGUF v2 and v3: metadata and tensors of a model file, mapped into memory. Every count, length and offset of the file
-// is checked before it is used. Throws Error{kCorrupt} naming the field on a malformed file, Error{kUnsupported} on a
-// version or tensor type that kivi does not read.
+// is checked before it is used, and what is allocated is in proportion to the file's size.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -16,7 +16,8 @@
 
 namespace kivi {
 
-// A metadata value: scalars are widened; arrays hold the three kinds that model files use.
+// A metadata value. Integers of every width become int64_t (uint64_t only beyond its range), floats become double;
+// arrays of bool become arrays of int64_t.
 using GgufValue = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<int64_t>, std::vector<double>,
                                std::vector<std::string>>;
 
@@ -25,14 +26,23 @@ struct GgufTensor {
   WeightView view;             // cols = shape[0], rows = product of the others
 };
 
+struct GgufContent {
+  std::map<std::string, GgufValue, std::less<>> metadata;
+  std::map<std::string, GgufTensor, std::less<>> tensors;
+};
+
 class GgufFile {
  public:
+  // Maps the file and reads its header; tensor data is not touched. Throws what MappedFile throws; Error{kCorrupt}
+  // naming the field of a malformed file; Error{kUnsupported} for a version, byte order or tensor type that kivi does
+  // not read.
   explicit GgufFile(const std::string& path);
   // Reads from memory, for tests and fuzzing. `bytes` must outlive the object.
   explicit GgufFile(std::span<const std::byte> bytes);
 
-  const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
-  const std::map<std::string, GgufTensor, std::less<>>& tensors() const { return tensors_; }
+  const std::string& path() const { return path_; }  // begins every message about the file; "memory" if it has no path
+  const auto& metadata() const { return content_.metadata; }
+  const auto& tensors() const { return content_.tensors; }
 
   // Typed metadata. get_* throw Error{kCorrupt} naming the key if it is missing or of another kind; find_* give nullopt
   // if it is missing and throw if it is of another kind. An integer is accepted where a float is wanted.
@@ -52,11 +62,9 @@ class GgufFile {
   const GgufTensor* find_tensor(std::string_view name) const;  // nullptr if missing
 
  private:
-  void parse(std::span<const std::byte> bytes);
-
+  std::string path_;
   std::optional<MappedFile> file_;
-  std::map<std::string, GgufValue, std::less<>> metadata_;
-  std::map<std::string, GgufTensor, std::less<>> tensors_;
+  GgufContent content_;
 };
 
 }  // namespace kivi

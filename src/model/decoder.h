@@ -36,7 +36,8 @@ class Decoder {
 
  private:
   struct Scratch;
-  void run_layer(int layer, KvCache& cache, int64_t n_rows);
+  void normalise(const AnyView& x, const Tensor& weight, const AnyView& out);
+  // Both add to the residual stream of the step's n_rows rows.
   void attention(int layer, KvCache& cache, int64_t n_rows);
   void mlp(int layer, int64_t n_rows);
 

@@ -18,8 +18,8 @@ struct Model {
   std::unique_ptr<Tokenizer> tokenizer;
   ChatFormat chat_format = ChatFormat::kNone;  // recognised from the file's template
   std::string default_system_prompt;           // what the template adds when a conversation has no system message
-  int64_t file_bytes = 0;
-  std::unique_ptr<GgufFile> file;  // mapped; weights may point into it
+  int64_t weight_bytes = 0;                    // of all tensors, as stored
+  std::unique_ptr<GgufFile> file;              // mapped; weights may point into it
   ModelWeights weights;
 };
 

@@ -15,7 +15,8 @@ enum class ChatFormat { kNone, kChatML, kLlama2, kLlama3, kMistral };
 std::string_view name(ChatFormat format);          // "none", "chatml", "llama2", "llama3", "mistral"
 ChatFormat parse_chat_format(std::string_view s);  // throws Error{kInvalidArgument} listing the names
 
-// Recognises the format from the model's Jinja template; kNone if it is not one of ours.
+// Recognises the format from the model's Jinja template; kNone if it is not one of ours. kMistral is the layout of
+// Mistral's first tokenizer, "<s> [INST] ... [/INST] ...</s>".
 ChatFormat recognise_chat_format(std::string_view chat_template);
 
 struct ChatMessage {

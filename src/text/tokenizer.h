@@ -32,11 +32,15 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   // Ids of `text`. With parse_special, control tokens spelled in the text ("<|im_end|>") become their id; without, they
-  // are plain text (user input must never forge a turn). With add_bos, the BOS id goes first if the model wants one.
-  // Invalid UTF-8 is tokenised byte by byte and never lost.
+  // are plain text (user input must never forge a turn). User-defined tokens are always parsed. With add_bos, the BOS
+  // id goes first if the model wants one. Invalid UTF-8 is tokenised byte by byte; decode() gives the same bytes back,
+  // but "qwen2" text in NFC, and without the bytes that the vocabulary has no token for (SmolLM2: 21 that are rare or
+  // never in UTF-8; its own tokenizer drops them too). Thread-safe. At most 512 MiB of text, else
+  // Error{kInvalidArgument}.
   virtual std::vector<TokenId> encode(std::string_view text, bool add_bos, bool parse_special) const = 0;
 
-  // The bytes of one token; empty for control tokens unless show_special.
+  // The bytes of one token; empty for control and unused tokens unless show_special. Throws Error{kInvalidArgument} on
+  // an id that is not in the vocabulary.
   virtual std::string token_bytes(TokenId id, bool show_special = false) const = 0;
   std::string decode(std::span<const TokenId> ids, bool show_special = false) const;
 
@@ -44,7 +48,8 @@ class Tokenizer {
   virtual std::optional<TokenId> find(std::string_view token) const = 0;  // a token by its exact text
   virtual std::optional<TokenId> bos() const = 0;
   virtual std::optional<TokenId> eos() const = 0;
-  // Ids that end a turn: eos, and the end-of-turn tokens of the chat formats when the vocabulary has them.
+  // Ids that end a turn: eos, and the control tokens that end a turn or a text in the chat formats ("<|im_end|>",
+  // "<|endoftext|>", "<|eot_id|>", "</s>" ...) when the vocabulary has them.
   virtual const std::vector<TokenId>& end_ids() const = 0;
 };
 

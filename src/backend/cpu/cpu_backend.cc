@@ -4,8 +4,10 @@
 #include <fstream>
 #include <string>
 
+#include "backend/cpu/attend.h"
 #include "backend/cpu/elementwise.h"
 #include "backend/cpu/linear.h"
+#include "backend/cpu/store.h"
 #include "backend/f32_args.h"
 #include "backend/host_buffer.h"
 #include "core/error.h"
@@ -24,7 +26,7 @@ std::string processor_name() {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(cpu::Isa isa, int n_threads) : isa_(isa), n_threads_(n_threads) {}
+  CpuBackend(cpu::Isa isa, int n_threads) : isa_(isa), n_threads_(n_threads), attention_(isa, n_threads) {}
 
   BackendInfo info() const override {
     const std::string detail = fmt::format("{}, {}, {} threads", processor_name(), name(isa_), n_threads_);
@@ -52,12 +54,13 @@ class CpuBackend : public Backend {
   void gate(const GateArgs& args) override { cpu::gate(typed(args), isa_, n_threads_); }
   void gather(const GatherArgs& args) override { cpu::gather(typed(args)); }
   void convert(const ConvertArgs& args) override { cpu::convert(typed(args), isa_, n_threads_); }
-  void attend(const AttendArgs& /*args*/) override { fail(ErrorCode::kInternal, "attend is not linked in"); }
-  void store_kv(const StoreKvArgs& /*args*/) override { fail(ErrorCode::kInternal, "store_kv is not linked in"); }
+  void attend(const AttendArgs& args) override { attention_.run(args); }
+  void store_kv(const StoreKvArgs& args) override { cpu::store_kv(args, n_threads_); }
 
  private:
   cpu::Isa isa_;
   int n_threads_;
+  cpu::Attention attention_;
 };
 
 }  // namespace

@@ -8,7 +8,8 @@
 
 namespace kivi::cpu {
 
-// Best first. avx512: F, BW, CD, DQ, VL; avx2: with FMA and F16C; portable: what every machine of this architecture has.
+// Best first. avx512: F, BW, CD, DQ, VL; avx2: with FMA and F16C; portable: what every machine of this architecture
+// has.
 enum class Isa : uint8_t { kAvx512, kAvx2, kPortable };
 
 std::string_view name(Isa isa);  // "avx512", "avx2", "portable"

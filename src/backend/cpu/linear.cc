@@ -22,7 +22,9 @@
 
 #include "backend/cpu/codec-inl.h"
 
-#if HWY_COMPILER_CLANG
+#if defined(__SANITIZE_ADDRESS__)
+#define KIVI_UNROLL
+#elif HWY_COMPILER_CLANG
 #define KIVI_UNROLL _Pragma("unroll")
 #else
 #define KIVI_UNROLL _Pragma("GCC unroll 16")

@@ -4,6 +4,7 @@
 
 #include "backend/f32_args.h"
 #include "backend/host_buffer.h"
+#include "backend/reference/paged.h"
 #include "core/error.h"
 #include "reference/ops.h"
 
@@ -35,8 +36,8 @@ class ReferenceBackend : public Backend {
   void gate(const GateArgs& args) override { reference::gate(typed(args)); }
   void gather(const GatherArgs& args) override { reference::gather(typed(args)); }
   void convert(const ConvertArgs& args) override { reference::convert(typed(args)); }
-  void attend(const AttendArgs& /*args*/) override { fail(ErrorCode::kInternal, "attend is not linked in"); }
-  void store_kv(const StoreKvArgs& /*args*/) override { fail(ErrorCode::kInternal, "store_kv is not linked in"); }
+  void attend(const AttendArgs& args) override { reference::attend(args); }
+  void store_kv(const StoreKvArgs& args) override { reference::store_kv(args); }
 };
 
 }  // namespace

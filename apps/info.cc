@@ -1,0 +1,89 @@
+// kivi info: facts of a model, and what its KV cache costs.
+#include <fmt/format.h>
+
+#include <memory>
+#include <optional>
+
+#include "commands.h"
+#include "eval/kv_report.h"
+#include "options.h"
+#include "output.h"
+
+namespace kivi::app {
+namespace {
+
+struct InfoOptions {
+  ModelOptions model;
+  KvOptions kv{{"f16", "kivi4", "kivi2"}};
+  std::optional<int64_t> context;
+  JsonOutput json;
+};
+
+nlohmann::ordered_json model_json(const InfoOptions& options, const Session& session) {
+  const ModelConfig& config = session.model->config;
+  return {{"name", config.name},
+          {"file", options.model.path},
+          {"weight_bytes", session.model->weight_bytes},
+          {"architecture", config.architecture->name},
+          {"quantisation", config.quantisation},
+          {"n_layers", config.n_layers},
+          {"n_heads", config.n_heads},
+          {"n_kv_heads", config.n_kv_heads},
+          {"head_dim", config.head_dim},
+          {"hidden_size", config.hidden_size},
+          {"ffn_size", config.ffn_size},
+          {"vocab_size", config.vocab_size},
+          {"context_length", config.context_length},
+          {"chat_format", name(session.model->chat_format)}};
+}
+
+void print(const InfoOptions& options, const Session& session, std::span<const KvReport> reports, int64_t context) {
+  std::FILE* out = options.json.text();
+  const ModelConfig& config = session.model->config;
+  fmt::print(out, "model       {}\n", config.name);
+  fmt::print(out, "weights     {}, {}, {}\n", config.architecture->name, config.quantisation,
+             format_bytes(session.model->weight_bytes));
+  fmt::print(out, "layers      {}; hidden {}, feed-forward {}\n", config.n_layers, config.hidden_size, config.ffn_size);
+  fmt::print(out, "attention   {} query heads over {} KV heads of {}\n", config.n_heads, config.n_kv_heads,
+             config.head_dim);
+  fmt::print(out, "context     {} tokens; vocabulary {}; chat format {}\n", config.context_length, config.vocab_size,
+             name(session.model->chat_format));
+  fmt::print(out, "device      {}\n\n", session.backend->info().detail);
+
+  const std::string at = fmt::format("at {}", context);
+  std::vector<std::vector<std::string>> rows = {
+      {"KV cache", "bits/element", "a token", at, "packed", "window", "effective bits"}};
+  for (const KvReport& r : reports) {
+    rows.push_back({r.kv, fmt::format("{:.2f}", r.bits_per_element),
+                    format_bytes(static_cast<int64_t>(r.bytes_per_token)), format_bytes(r.at_context.allocated_bytes()),
+                    format_bytes(r.at_context.packed_bytes()), format_bytes(r.at_context.window_bytes),
+                    fmt::format("{:.2f}", r.at_context.effective_bits_per_element())});
+  }
+  print_table(out, rows);
+}
+
+void show(const InfoOptions& options) {
+  const std::vector<KvConfig> configs = options.kv.parse();
+  options.json.check();
+  const Session session = options.model.load();
+  const int64_t context = options.context.value_or(session.model->config.context_length);
+  const std::vector<KvReport> reports = report_kv(session.decoder->kv_shape(), configs, context);
+  if (options.json.text() == stdout) print(options, session, reports, context);
+  options.json.write({{"model", model_json(options, session)}, {"context", context}, {"kv", to_json(reports)}});
+}
+
+}  // namespace
+
+void add_info(CLI::App& app) {
+  auto options = std::make_shared<InfoOptions>();
+  CLI::App* info = app.add_subcommand("info", "Facts of a model, and what its KV cache costs");
+  options->model.add_to(*info);
+  options->kv.add_to(*info);
+  info->add_option("--context", options->context, "Tokens to count the cache for; default: the model's context")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->type_name("N");
+  options->json.add_to(*info);
+  info->callback([options] { show(*options); });
+}
+
+}  // namespace kivi::app

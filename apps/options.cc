@@ -1,0 +1,105 @@
+#include "options.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <random>
+
+#include "core/error.h"
+
+namespace kivi::app {
+
+void ModelOptions::add_to(CLI::App& app) {
+  app.add_option("-m,--model", path, "Model file (GGUF)")->required()->type_name("MODEL");
+  app.add_option("--device", device, "cpu, cpu:avx512, cpu:avx2, cpu:portable or reference; default: the best there is")
+      ->type_name("DEVICE");
+  app.add_option("--threads", n_threads, "Threads; default: the physical cores")
+      ->check(CLI::Range(1, 1024))
+      ->type_name("N");
+}
+
+Session ModelOptions::load() const {
+  Session session;
+  session.backend = make_backend({.device = device, .n_threads = n_threads});
+  session.model = load_model(*session.backend, path);
+  session.decoder = std::make_unique<Decoder>(*session.backend, session.model->weights);
+  return session;
+}
+
+void KvOptions::add_to(CLI::App& app) {
+  app.add_option("--kv", presets_, "KV caches: f16, kivi4, kivi2, or a preset with changes as kivi2:sinks=4")
+      ->delimiter(',')
+      ->capture_default_str()
+      ->type_name("P1,P2,...");
+  add_fields_to(app);
+}
+
+void KvOptions::add_one_to(CLI::App& app) {
+  app.add_option_function<std::string>(
+         "--kv", [this](const std::string& preset) { presets_ = {preset}; },
+         "KV cache: f16, kivi4, kivi2, or a preset with changes as kivi2:sinks=4")
+      ->default_str(presets_.front())
+      ->type_name("PRESET");
+  add_fields_to(app);
+}
+
+void KvOptions::add_fields_to(CLI::App& app) {
+  const auto add = [this, &app](const std::string& field, const std::string& help) {
+    app.add_option_function<std::string>(
+           "--" + field, [this, field](const std::string& value) { settings_ += ":" + field + "=" + value; }, help)
+        ->group("KV cache")
+        ->type_name("N");
+  };
+  add("group-size", "Tokens of a key group, channels of a value group: 16, 32, 64 or 128");
+  add("residual", "Newest tokens that stay in 16 bits; a multiple of the group size");
+  add("sinks", "First tokens that stay in 16 bits for ever");
+  add("key-bits", "Bits of a key: 2, 4, 8 or 16");
+  add("value-bits", "Bits of a value: 2, 4, 8 or 16");
+}
+
+std::vector<KvConfig> KvOptions::parse() const {
+  std::vector<KvConfig> configs;
+  bool any_packs = false;
+  for (const std::string& preset : presets_) {
+    KvConfig config = parse_kv_config(preset);
+    any_packs = any_packs || config.is_packed();
+    configs.push_back(config.is_packed() ? parse_kv_config(preset + settings_) : config);
+  }
+  if (configs.empty()) fail(ErrorCode::kInvalidArgument, "--kv: give at least one preset");
+  if (!settings_.empty() && !any_packs) {
+    fail(ErrorCode::kInvalidArgument, "KV setting '{}': {} packs nothing; use it with kivi2 or kivi4",
+         settings_.substr(1), presets_.front());
+  }
+  return configs;
+}
+
+void SamplingOptions::add_to(CLI::App& app) {
+  const auto add = [&app](const std::string& name, auto& value, const std::string& help) {
+    app.add_option(name, value, help)->capture_default_str()->group("Sampling")->type_name("X");
+  };
+  add("--temperature,--temp", params_.temperature, "0: greedy, the same answer every time; above, tokens are drawn");
+  add("--top-k", params_.top_k, "Draw among the k most likely tokens; 0: all");
+  add("--top-p", params_.top_p, "Draw among the fewest tokens that have this probability together; 1: all");
+  add("--min-p", params_.min_p, "Drop tokens less likely than this times the most likely; 0: none");
+  add("--repetition-penalty,--repeat-penalty", params_.repetition_penalty,
+      "Divides logits of tokens in prompt and answer; 1: off");
+  add("--presence-penalty", params_.presence_penalty, "Lowers logits of tokens in the answer; 0: off");
+  add("--frequency-penalty", params_.frequency_penalty, "Lowers them for each time they are there; 0: off");
+  add("--seed", seed_, "Seed of the random numbers; default: another one every time");
+}
+
+SamplingParams SamplingOptions::parse() const {
+  SamplingParams params = params_;
+  params.seed = seed_ ? *seed_ : std::random_device{}();
+  params.validate();
+  return params;
+}
+
+std::string read_text_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (!in) fail(ErrorCode::kNotFound, "{}: cannot be read; check the path", path);
+  return text;
+}
+
+}  // namespace kivi::app

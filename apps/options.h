@@ -1,0 +1,67 @@
+// Options that subcommands share, and what they make of them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "cache/kv_config.h"
+#include "engine/sampler.h"
+#include "model/decoder.h"
+#include "model/model.h"
+
+namespace kivi::app {
+
+// A model ready to run.
+struct Session {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Decoder> decoder;
+};
+
+struct ModelOptions {
+  std::string path;
+  std::string device;
+  std::optional<int> n_threads;
+
+  void add_to(CLI::App& app);
+  Session load() const;
+};
+
+// --kv and the options that change fields of its presets.
+class KvOptions {
+ public:
+  // `presets` are the defaults.
+  explicit KvOptions(std::vector<std::string> presets) : presets_(std::move(presets)) {}
+
+  void add_to(CLI::App& app);      // --kv P1,P2,...
+  void add_one_to(CLI::App& app);  // --kv PRESET
+  // Throws Error{kInvalidArgument}. The options apply to every preset of the list that packs.
+  std::vector<KvConfig> parse() const;
+
+ private:
+  void add_fields_to(CLI::App& app);
+
+  std::vector<std::string> presets_;
+  std::string settings_;  // ":FIELD=VALUE" for each option given
+};
+
+// How tokens are chosen: llama.cpp's filters as defaults, but greedy unless a temperature is given, so that answers of
+// different caches can be compared.
+class SamplingOptions {
+ public:
+  void add_to(CLI::App& app);
+  // Throws Error{kInvalidArgument}. Draws a seed if none was given.
+  SamplingParams parse() const;
+
+ private:
+  SamplingParams params_{.top_k = 40, .top_p = 0.95, .min_p = 0.05};
+  std::optional<uint64_t> seed_;
+};
+
+std::string read_text_file(const std::string& path);
+
+}  // namespace kivi::app

@@ -1,0 +1,258 @@
+#include "backend/cpu/attend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "backend/cpu/timeline.h"
+#include "core/parallel.h"
+
+namespace kivi::cpu {
+namespace {
+
+constexpr int64_t kSplitTokens = 4 * kTile;  // of a stretch in decoding
+constexpr int64_t kQueryRows = 128;          // (query token, head) pairs of a prefill item, about
+
+// The arguments, typed and checked, with the sizes that everything below needs.
+struct Problem {
+  explicit Problem(const AttendArgs& args)
+      : cache(args.cache),
+        q(args.q.as<const float, 3>()),
+        new_keys(args.new_keys.as<const Half, 3>()),
+        new_values(args.new_values.as<const Half, 3>()),
+        seq_begin(args.seq_begin.as<const int32_t, 1>()),
+        out(args.out.as<float, 3>()),
+        softmax_scale(args.softmax_scale),
+        head_dim(args.cache.layout.head_dim),
+        n_kv_heads(args.cache.layout.n_kv_heads),
+        heads_per_kv(static_cast<int>(q.shape[1] / n_kv_heads)) {
+    if (head_dim % 16 != 0)
+      fail(ErrorCode::kUnsupported, "head_dim {}: the CPU's attention needs a multiple of 16", head_dim);
+    if (q.shape[2] != head_dim || q.shape[1] % n_kv_heads != 0 || new_keys.shape[1] != n_kv_heads ||
+        new_keys.shape[2] != head_dim || out.shape != q.shape || new_values.shape != new_keys.shape) {
+      fail(ErrorCode::kInternal, "attend: the shapes of q, new keys and values, and the cache contradict each other");
+    }
+  }
+
+  int64_t n_sequences() const { return seq_begin.shape[0] - 1; }
+  int64_t n_new(int64_t b) const { return seq_begin(b + 1) - seq_begin(b); }
+  Timeline keys(int64_t b, int head) const { return {Side::kKeys, cache, b, head, new_keys, seq_begin(b)}; }
+  Timeline values(int64_t b, int head) const { return {Side::kValues, cache, b, head, new_values, seq_begin(b)}; }
+
+  const format::KvBatchView& cache;
+  TensorView<const float, 3> q;
+  TensorView<const Half, 3> new_keys;
+  TensorView<const Half, 3> new_values;
+  TensorView<const int32_t, 1> seq_begin;
+  TensorView<float, 3> out;
+  float softmax_scale;
+  int head_dim;
+  int n_kv_heads;
+  int heads_per_kv;
+};
+
+// Calls visit(begin, end) for the tiles of tokens begin .. end - 1: the sinks, then pages counted from the end of the
+// sinks.
+template <typename Visit>
+void for_each_tile(int64_t sinks, int64_t begin, int64_t end, Visit visit) {
+  for (int64_t t = begin; t < end;) {
+    const int64_t tile_end =
+        t < sinks ? std::min<int64_t>(t + kTile, sinks) : sinks + ((t - sinks) / kTile + 1) * kTile;
+    visit(t, std::min(tile_end, end));
+    t = std::min(tile_end, end);
+  }
+}
+
+// Online softmax of some rows: per row a maximum, a total, and the weighted sum of values so far.
+struct SoftmaxRows {
+  SoftmaxRows(float* memory, int64_t n, int head_dim) : maximum(memory), total(memory + n), out(memory + 2 * n) {
+    std::fill_n(maximum, n, -std::numeric_limits<float>::infinity());
+    std::fill_n(total, n, 0.0F);
+    std::fill_n(out, n * head_dim, 0.0F);
+  }
+  static int64_t size(int64_t n, int head_dim) { return n * (2 + head_dim); }
+  float* maximum;
+  float* total;
+  float* out;
+};
+
+int64_t n_splits(const Problem& problem, int64_t b) {
+  const int64_t n = problem.cache.n_past(b) + 1 - problem.cache.key_policy.sinks;
+  return n <= kSplitTokens ? 1 : (n + kSplitTokens - 1) / kSplitTokens;
+}
+
+// The stretch `split` of one sequence and KV head, into `partial` (SoftmaxRows of heads_per_kv rows).
+void decode_stretch(const AttendKernels& kernels, const Problem& problem, int64_t b, int head, int64_t split,
+                    float* partial) {
+  const int head_dim = problem.head_dim;
+  const int n_heads = problem.heads_per_kv;
+  const int64_t sinks = problem.cache.key_policy.sinks;
+  const int64_t n_tokens = problem.cache.n_past(b) + 1;
+  const int64_t begin = split == 0 ? 0 : sinks + split * kSplitTokens;
+  const int64_t end = std::min(n_tokens, sinks + (split + 1) * kSplitTokens);
+
+  std::vector<float> memory(static_cast<size_t>(n_heads * (head_dim + kTile) + 4 * std::max(head_dim, kTile)));
+  float* q = memory.data();
+  float* scores = q + n_heads * head_dim;
+  float* scratch = scores + n_heads * kTile;
+  const float* query = &problem.q(problem.seq_begin(b), head * n_heads, 0);
+  for (int i = 0; i < n_heads * head_dim; ++i) q[i] = query[i] * problem.softmax_scale;
+  const QueryRows queries{q, n_heads};
+
+  const SoftmaxRows rows(partial, n_heads, head_dim);
+  const Timeline keys = problem.keys(b, head);
+  const Timeline values = problem.values(b, head);
+  for_each_tile(sinks, begin, end, [&](int64_t from, int64_t to) {
+    const int64_t next_end = std::min(to + kTile, end);
+    keys.prefetch(to, next_end);
+    keys.for_each_run(
+        from, to, [&](const PackedRows& run, int at) { kernels.packed_scores(run, queries, scratch, scores + at); },
+        [&](const HalfRows& run, int at) { kernels.half_scores(run, queries, scores + at); });
+    const auto n = static_cast<int>(to - from);
+    for (int h = 0; h < n_heads; ++h) {
+      kernels.softmax_step(scores + h * kTile, n, n, head_dim, rows.maximum + h, rows.total + h,
+                           rows.out + h * head_dim);
+    }
+    values.prefetch(to, next_end);
+    values.for_each_run(
+        from, to,
+        [&](const PackedRows& run, int at) { kernels.packed_values(run, scores + at, n_heads, scratch, rows.out); },
+        [&](const HalfRows& run, int at) { kernels.half_values(run, scores + at, n_heads, rows.out); });
+  });
+}
+
+// Merges the stretches of one sequence and KV head, in order, into the output.
+void merge_stretches(const Problem& problem, int64_t b, int head, float* partials, int64_t n) {
+  const int head_dim = problem.head_dim;
+  const int n_heads = problem.heads_per_kv;
+  const int64_t size = SoftmaxRows::size(n_heads, head_dim);
+  for (int h = 0; h < n_heads; ++h) {
+    float maximum = -std::numeric_limits<float>::infinity();
+    for (int64_t i = 0; i < n; ++i) maximum = std::max(maximum, partials[i * size + h]);
+    float total = 0.0F;
+    float* out = &problem.out(problem.seq_begin(b), head * n_heads + h, 0);
+    std::fill_n(out, head_dim, 0.0F);
+    for (int64_t i = 0; i < n; ++i) {
+      const float* partial = partials + i * size;
+      const float factor = std::exp(partial[h] - maximum);
+      total += factor * partial[n_heads + h];
+      const float* sum = partial + 2 * n_heads + h * head_dim;
+      for (int c = 0; c < head_dim; ++c) out[c] += factor * sum[c];
+    }
+    for (int c = 0; c < head_dim; ++c) out[c] /= total;
+  }
+}
+
+// The new tokens first .. first + n - 1 of one sequence, with all query heads of one KV head.
+void prefill_block(const AttendKernels& kernels, const Problem& problem, int64_t b, int head, int64_t first,
+                   int64_t n) {
+  const int head_dim = problem.head_dim;
+  const int n_heads = problem.heads_per_kv;
+  const int64_t n_rows = n * n_heads;  // row = query token * n_heads + head
+  const int64_t n_past = problem.cache.n_past(b);
+
+  std::vector<float> memory(static_cast<size_t>(n_rows * (head_dim + kTile) + 2 * int64_t{kTile} * head_dim +
+                                                SoftmaxRows::size(n_rows, head_dim)));
+  float* q = memory.data();
+  float* scores = q + n_rows * head_dim;
+  float* key_tile = scores + n_rows * kTile;
+  float* value_tile = key_tile + int64_t{kTile} * head_dim;
+  const SoftmaxRows rows(value_tile + int64_t{kTile} * head_dim, n_rows, head_dim);
+  for (int64_t i = 0; i < n; ++i) {
+    const float* query = &problem.q(problem.seq_begin(b) + first + i, head * n_heads, 0);
+    for (int64_t c = 0; c < int64_t{n_heads} * head_dim; ++c)
+      q[i * n_heads * head_dim + c] = query[c] * problem.softmax_scale;
+  }
+
+  const Timeline keys = problem.keys(b, head);
+  const Timeline values = problem.values(b, head);
+  for_each_tile(problem.cache.key_policy.sinks, 0, n_past + first + n, [&](int64_t from, int64_t to) {
+    keys.for_each_run(
+        from, to, [&](const PackedRows& run, int at) { kernels.packed_key_tile(run, key_tile + at); },
+        [&](const HalfRows& run, int at) { kernels.half_key_tile(run, key_tile + at); });
+    values.for_each_run(
+        from, to,
+        [&](const PackedRows& run, int at) { kernels.packed_value_tile(run, value_tile + int64_t{at} * head_dim); },
+        [&](const HalfRows& run, int at) { kernels.half_value_tile(run, value_tile + int64_t{at} * head_dim); });
+    const auto n_tile = static_cast<int>(to - from);
+    const int n_padded = (n_tile + 15) / 16 * 16;
+    kernels.matmul({n_rows, n_padded, head_dim, q, head_dim, key_tile, kTile, scores, kTile, false});
+    for (int64_t row = 0; row < n_rows; ++row) {
+      const int64_t last = n_past + first + row / n_heads;  // the newest token that this query sees
+      const auto n_seen = static_cast<int>(std::clamp<int64_t>(last + 1 - from, 0, n_tile));
+      kernels.softmax_step(scores + row * kTile, n_seen, n_padded, head_dim, rows.maximum + row, rows.total + row,
+                           rows.out + row * head_dim);
+    }
+    kernels.matmul({n_rows, head_dim, n_tile, scores, kTile, value_tile, head_dim, rows.out, head_dim, true});
+  });
+  for (int64_t i = 0; i < n; ++i) {
+    float* out = &problem.out(problem.seq_begin(b) + first + i, head * n_heads, 0);
+    for (int h = 0; h < n_heads; ++h) {
+      const int64_t row = i * n_heads + h;
+      for (int c = 0; c < head_dim; ++c) out[h * head_dim + c] = rows.out[row * head_dim + c] / rows.total[row];
+    }
+  }
+}
+
+struct Item {
+  int64_t b;
+  int head;
+  int64_t first;  // decoding: the stretch; prefill: the first new token
+  int64_t n;      // decoding: 0; prefill: new tokens
+  int64_t cost;   // (query row, token) pairs
+  int64_t partial = 0;
+};
+
+std::vector<Item> make_items(const Problem& problem) {
+  std::vector<Item> items;
+  int64_t n_partials = 0;
+  const int64_t block = std::max<int64_t>(1, kQueryRows / problem.heads_per_kv);
+  for (int64_t b = 0; b < problem.n_sequences(); ++b) {
+    const int64_t n_past = problem.cache.n_past(b);
+    for (int head = 0; head < problem.n_kv_heads; ++head) {
+      if (problem.n_new(b) == 1) {
+        for (int64_t split = 0; split < n_splits(problem, b); ++split) {
+          items.push_back({b, head, split, 0, std::min(kSplitTokens, n_past + 1), n_partials++});
+        }
+      } else {
+        for (int64_t first = 0; first < problem.n_new(b); first += block) {
+          const int64_t n = std::min(block, problem.n_new(b) - first);
+          items.push_back({b, head, first, n, n * (n_past + first + n)});
+        }
+      }
+    }
+  }
+  return items;
+}
+
+}  // namespace
+
+void Attention::run(const AttendArgs& args) {
+  const Problem problem(args);
+  const std::vector<Item> items = make_items(problem);
+  const int64_t partial_size = SoftmaxRows::size(problem.heads_per_kv, problem.head_dim);
+  const auto n_partials = std::count_if(items.begin(), items.end(), [](const Item& item) { return item.n == 0; });
+  partial_.resize(static_cast<size_t>(n_partials * partial_size));
+
+  // The most work first, so that threads finish together.
+  std::vector<const Item*> order;
+  for (const Item& item : items) order.push_back(&item);
+  std::stable_sort(order.begin(), order.end(), [](const Item* x, const Item* y) { return x->cost > y->cost; });
+  parallel_for(n_threads_, static_cast<int64_t>(order.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Item& item = *order[i];
+      if (item.n == 0) {
+        decode_stretch(kernels_, problem, item.b, item.head, item.first, partial_.data() + item.partial * partial_size);
+      } else {
+        prefill_block(kernels_, problem, item.b, item.head, item.first, item.n);
+      }
+    }
+  });
+  for (const Item& item : items) {
+    if (item.n != 0 || item.first != 0) continue;
+    merge_stretches(problem, item.b, item.head, partial_.data() + item.partial * partial_size,
+                    n_splits(problem, item.b));
+  }
+}
+
+}  // namespace kivi::cpu

@@ -1,0 +1,17 @@
+// Attention over the paged cache and storing into it, one number at a time through the index functions of format/.
+#pragma once
+
+#include "backend/backend.h"
+#include "reference/algorithm1.h"
+
+namespace kivi::reference {
+
+// The stored keys (values) of sequence b and KV head `head`, oldest first, dequantised: [n_past] rows.
+std::vector<Row> stored_keys(const format::KvBatchView& cache, int64_t b, int head);
+std::vector<Row> stored_values(const format::KvBatchView& cache, int64_t b, int head);
+
+// Backend::attend in double, with f32 queries. Backend::store_kv.
+void attend(const AttendArgs& args);
+void store_kv(const StoreKvArgs& args);
+
+}  // namespace kivi::reference

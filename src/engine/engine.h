@@ -1,0 +1,74 @@
+// Runs requests on one model: each step() is one pass of the decoder over the next token of every sequence that runs
+// and the whole prompt of those that start.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "engine/request.h"
+#include "engine/scheduler.h"
+#include "model/decoder.h"
+
+namespace kivi {
+
+struct EngineOptions {
+  KvConfig kv;
+  KvCapacity capacity;             // max_tokens is the context: prompt and output of one request
+  int64_t max_step_tokens = 4096;  // prompts that start in one step, together; a single longer one runs alone
+};
+
+// A step's time is shared between prefill and decode by their rows.
+struct EngineStats {
+  int64_t prefill_tokens = 0;
+  int64_t decode_tokens = 0;
+  double prefill_seconds = 0.0;
+  double decode_seconds = 0.0;
+  int64_t preemptions = 0;  // sequences that gave up their pages and are computed again
+
+  // 0 if there were none.
+  double prefill_tokens_per_s() const { return per_second(prefill_tokens, prefill_seconds); }
+  double decode_tokens_per_s() const { return per_second(decode_tokens, decode_seconds); }
+
+ private:
+  static double per_second(int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; }
+};
+
+// A prompt attends to its own keys and values in 16 bits, all at once. A sequence that was preempted is computed again
+// that way, output included, so that its later tokens may differ from those of a run with more memory.
+class Engine {
+ public:
+  // Backend and decoder must outlive the engine. Throws as KvCache does.
+  Engine(Backend& backend, Decoder& decoder, const EngineOptions& options);
+
+  // Queues a request. One that can never be served ends with a kFailed event in the next step.
+  RequestId submit(Request request);
+  // Ends a request; its last event comes from the next step. No effect if it has ended.
+  void cancel(RequestId id);
+  // Whether step() has nothing to do.
+  bool idle() const { return scheduler_.idle() && events_.empty(); }
+  // Runs one step. What goes wrong in it ends its requests with kFailed.
+  std::vector<Event> step();
+
+  EngineStats stats() const;
+  const KvCache& cache() const { return cache_; }
+
+ private:
+  void check(const Request& request) const;
+  void run(std::span<const std::unique_ptr<Sequence>> sequences);
+  void count(std::span<const std::unique_ptr<Sequence>> sequences, double seconds);
+  void take(Sequence& sequence, TokenId token);
+  void finish(RequestId id, FinishReason reason, std::optional<Error> error = {});
+  Event& add_event(RequestId id);
+
+  Decoder* decoder_;
+  KvCache cache_;
+  Scheduler scheduler_;
+  EngineStats stats_;
+  RequestId next_id_ = 0;
+  std::vector<Event> events_;  // of the step that runs
+};
+
+}  // namespace kivi

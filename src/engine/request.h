@@ -1,0 +1,49 @@
+// What is asked of the engine, and what it answers.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "cache/kv_memory.h"
+#include "core/error.h"
+#include "engine/sampler.h"
+#include "text/tokenizer.h"
+
+namespace kivi {
+
+using RequestId = int64_t;
+
+struct Request {
+  std::vector<TokenId> prompt{};    // at least one token
+  int64_t max_new_tokens = 0;       // 0: up to the end of the context
+  std::vector<TokenId> stop_ids{};  // tokens that end the output and are not part of it
+  SamplingParams sampling{};
+  // Leave the sequence in the cache when it ends, as long as nobody needs its pages: a later request whose prompt
+  // begins with all its tokens goes on from there (a chat's next turn).
+  bool keep_cached = false;
+};
+
+enum class FinishReason {
+  kStop,       // a stop token
+  kLength,     // max_new_tokens, or the end of the context
+  kCancelled,  // cancel()
+  kFailed,     // refused, or failed in a step
+};
+
+struct Finish {
+  FinishReason reason = FinishReason::kStop;
+  std::optional<Error> error{};  // of kFailed
+  int64_t n_prompt = 0;          // tokens
+  int64_t n_output = 0;
+  KvMemory kv{};  // of the sequence at its end
+};
+
+// What happened to a request: a new token or, in its last event, its end.
+struct Event {
+  RequestId id = 0;
+  std::optional<TokenId> token{};
+  std::optional<Finish> finish{};
+};
+
+}  // namespace kivi

@@ -1,0 +1,64 @@
+// Chooses the next token from logits. The order is that of vLLM and Transformers: penalties, temperature, top-k, top-p,
+// min-p; every filter works on what the one before it left, renormalised.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <span>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "text/tokenizer.h"
+
+namespace kivi {
+
+// The defaults are neutral: greedy, and every other field off.
+struct SamplingParams {
+  double temperature = 0.0;         // >= 0; 0: the most likely token, of equals the one with the lowest id
+  int64_t top_k = 0;                // keep the k most likely; 0: all
+  double top_p = 1.0;               // keep the fewest most likely tokens whose probabilities reach p; (0, 1]
+  double min_p = 0.0;               // drop tokens less likely than min_p times the most likely one; [0, 1]
+  double repetition_penalty = 1.0;  // > 0; divides (multiplies, if negative) logits of tokens in prompt or output
+  double presence_penalty = 0.0;    // subtracted once for a token in the output
+  double frequency_penalty = 0.0;   // subtracted for each time a token is in the output
+  uint64_t seed = 0;
+
+  // Throws Error{kInvalidArgument} naming the field.
+  void validate() const;
+};
+
+// The sampler of one request: its random numbers and what its penalties have to know. The same seed and logits give the
+// same tokens on every machine, whatever else is in the batch.
+class Sampler {
+ public:
+  Sampler(const SamplingParams& params, std::span<const TokenId> prompt);
+
+  // The next token given logits [vocabulary]; it counts as output from now on. NaN counts as impossible.
+  TokenId sample(std::span<const float> logits);
+
+ private:
+  struct Candidate {
+    float logit = 0.0F;
+    TokenId id = 0;
+  };
+  static bool less_likely(const Candidate& a, const Candidate& b);
+
+  bool has_penalties() const;
+  void penalise(std::span<float> logits) const;
+  void keep_top_k();
+  void keep_top_p();
+  TokenId draw(std::span<const float> logits);
+
+  SamplingParams params_;
+  std::mt19937_64 random_;
+  std::unordered_set<TokenId> prompt_;
+  std::unordered_map<TokenId, int64_t> output_;  // how often
+  std::vector<float> penalised_;
+  std::vector<Candidate> candidates_;
+};
+
+// The id of the largest logit, the lowest of equals.
+TokenId argmax(std::span<const float> logits);
+
+}  // namespace kivi

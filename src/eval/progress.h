@@ -1,0 +1,11 @@
+// How long measurements tell how far they are.
+#pragma once
+
+#include <functional>
+
+namespace kivi {
+
+// Called now and then with the part that is done, in [0, 1].
+using ProgressCallback = std::function<void(double)>;
+
+}  // namespace kivi

@@ -1,0 +1,46 @@
+// The facts of a model that the decoder is driven by, read from the model file and checked against its tensors.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "io/gguf.h"
+#include "model/arch/arch.h"
+
+namespace kivi {
+
+// Rotary position embedding: pair i of the first n_dims elements of a head is rotated at position p by the angle
+//   p * frequency_scale * base^(-2i / n_dims) / frequency_factors[i]
+struct RopeConfig {
+  RopePairing pairing = RopePairing::kInterleaved;
+  double base = 10000.0;
+  int64_t n_dims = 0;                    // even, at most head_dim; elements beyond it are not rotated
+  double frequency_scale = 1.0;          // linear scaling: 1 / factor
+  std::vector<float> frequency_factors;  // [n_dims / 2] (Llama 3.1 and later), or empty: all 1
+};
+
+struct ModelConfig {
+  std::string name;                            // general.name, or the architecture's if the file has none
+  std::string quantisation;                    // formats of its matrices, most bytes first: "Q4_1, Q8_0"
+  const Architecture* architecture = &kLlama;  // has static lifetime
+  int64_t n_layers = 0;
+  int64_t n_heads = 0;  // query heads, a multiple of n_kv_heads
+  int64_t n_kv_heads = 0;
+  int64_t head_dim = 0;  // of q, k and v; need not be hidden_size / n_heads
+  int64_t hidden_size = 0;
+  int64_t ffn_size = 0;
+  int64_t vocab_size = 0;
+  int64_t context_length = 0;  // tokens that the model was trained for
+  double rms_eps = 0.0;
+  RopeConfig rope;
+  bool tied_output = false;  // no output matrix: logits use the token embedding
+  bool has_qkv_bias = false;
+};
+
+// Every tensor of the file is known, and every tensor that the decoder needs is there in its shape (TensorNames).
+// Throws Error{kUnsupported} for an architecture, RoPE scaling or tensor that the decoder does not have,
+// Error{kCorrupt} for a value that is missing, out of range or contradicts a tensor's shape.
+ModelConfig read_config(const GgufFile& file);
+
+}  // namespace kivi

@@ -1,0 +1,102 @@
+#include "model/tokenizer_spec.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "io/gguf_builder.h"
+
+namespace kivi {
+namespace {
+
+using Strings = std::vector<std::string>;
+using TokenType = TokenizerSpec::TokenType;
+
+GgufBuilder three_tokens() {
+  return GgufBuilder().set("tokenizer.ggml.model", "gpt2").set("tokenizer.ggml.tokens", Strings{"<s>", "a", "b"});
+}
+
+TokenizerSpec spec_of(const GgufBuilder& builder) {
+  const auto bytes = builder.build();
+  return read_tokenizer_spec(GgufFile(std::span(bytes)));
+}
+
+void expect_corrupt(const GgufBuilder& builder, const std::string& message) {
+  try {
+    spec_of(builder);
+    FAIL() << "no error; expected: " << message;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.what(), "memory: " + message);
+    EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
+  }
+}
+
+TEST(TokenizerSpec, ReadsEveryField) {
+  const TokenizerSpec spec = spec_of(three_tokens()
+                                         .set("tokenizer.ggml.pre", "smollm")
+                                         .set("tokenizer.ggml.token_type", std::vector<int32_t>{3, 1, 6})
+                                         .set("tokenizer.ggml.merges", Strings{"a b"})
+                                         .set("tokenizer.ggml.bos_token_id", uint32_t{0})
+                                         .set("tokenizer.ggml.eos_token_id", uint32_t{2})
+                                         .set("tokenizer.ggml.padding_token_id", uint32_t{1})
+                                         .set("tokenizer.ggml.add_bos_token", true)
+                                         .set("tokenizer.chat_template", "{{ messages }}"));
+  EXPECT_EQ(spec.model, "gpt2");
+  EXPECT_EQ(spec.pre, "smollm");
+  EXPECT_EQ(spec.tokens, Strings({"<s>", "a", "b"}));
+  EXPECT_EQ(spec.types, std::vector<TokenType>({TokenType::kControl, TokenType::kNormal, TokenType::kByte}));
+  EXPECT_EQ(spec.merges, Strings{"a b"});
+  EXPECT_EQ(spec.bos, 0);
+  EXPECT_EQ(spec.eos, 2);
+  EXPECT_EQ(spec.pad, 1);
+  EXPECT_TRUE(spec.add_bos);
+  EXPECT_EQ(spec.chat_template, "{{ messages }}");
+}
+
+TEST(TokenizerSpec, LeavesEmptyWhatIsMissing) {
+  const TokenizerSpec spec = spec_of(three_tokens());
+  EXPECT_EQ(spec.pre, "");
+  EXPECT_TRUE(spec.types.empty());
+  EXPECT_TRUE(spec.merges.empty());
+  EXPECT_EQ(spec.bos, std::nullopt);
+  EXPECT_FALSE(spec.add_bos);
+  EXPECT_EQ(spec.chat_template, "");
+  EXPECT_TRUE(spec_of(three_tokens().set("tokenizer.ggml.pre", "llama-bpe")).add_bos);
+}
+
+TEST(TokenizerSpec, ChecksListsAndIds) {
+  expect_corrupt(GgufBuilder(), "metadata key 'tokenizer.ggml.model' is missing");
+  expect_corrupt(GgufBuilder().set("tokenizer.ggml.model", "gpt2"),
+                 "tokenizer.ggml.tokens is missing, empty or beyond 2^31 tokens");
+  expect_corrupt(three_tokens().set("tokenizer.ggml.token_type", std::vector<int32_t>{1, 1}),
+                 "tokenizer.ggml.token_type has 2 entries, must have one for each of 3 tokens");
+  expect_corrupt(three_tokens().set("tokenizer.ggml.token_type", std::vector<int32_t>{1, 7, 1}),
+                 "tokenizer.ggml.token_type has 7, must be 1 to 6");
+  expect_corrupt(three_tokens().set("tokenizer.ggml.eos_token_id", uint32_t{3}),
+                 "tokenizer.ggml.eos_token_id is 3, but the vocabulary has 3 tokens");
+}
+
+TEST(TokenizerSpec, ReadsSmolLM2) {
+  const std::string path = KIVI_SOURCE_DIR "/models/smollm2-135m.gguf";
+  if (!std::filesystem::exists(path)) {
+    ASSERT_EQ(std::getenv("KIVI_REQUIRE_MODEL"), nullptr) << path << " is missing; run tools/get-model smollm2-135m";
+    GTEST_SKIP() << "run tools/get-model smollm2-135m to include this test";
+  }
+  const TokenizerSpec spec = read_tokenizer_spec(GgufFile(path));
+  EXPECT_EQ(spec.model, "gpt2");
+  EXPECT_EQ(spec.pre, "smollm");
+  EXPECT_EQ(spec.tokens.size(), 49152U);
+  EXPECT_EQ(spec.types.size(), 49152U);
+  EXPECT_EQ(spec.merges.size(), 48900U);
+  EXPECT_EQ(spec.bos, 1);
+  EXPECT_EQ(spec.eos, 2);
+  EXPECT_FALSE(spec.add_bos);
+  EXPECT_NE(spec.chat_template.find("<|im_start|>"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace kivi

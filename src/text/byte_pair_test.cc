@@ -1,0 +1,91 @@
+#include "text/byte_pair.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "core/error.h"
+
+namespace kivi {
+namespace {
+
+using Rules = std::vector<std::string>;
+using Types = std::vector<TokenizerSpec::TokenType>;
+
+std::vector<TokenId> merge(const Vocabulary& vocabulary, const Rules& rules, std::string_view text) {
+  std::vector<TokenId> symbols, merged;
+  for (const char byte : text) symbols.push_back(vocabulary.byte_id(static_cast<uint8_t>(byte)));
+  const MergeRules merge_rules(vocabulary, rules);
+  BytePairMerger(merge_rules).append_merged(symbols, merged);
+  return merged;
+}
+
+// The definition, step by step: of all neighbours, the leftmost pair of the best rank becomes one.
+std::vector<std::string> merge_slowly(const Rules& rules, std::string_view text) {
+  std::map<std::string, size_t> rank;
+  for (size_t i = 0; i < rules.size(); ++i) rank.emplace(rules[i], i);
+  std::vector<std::string> parts;
+  for (const char c : text) parts.emplace_back(1, c);
+  for (;;) {
+    size_t best = rules.size(), at = 0;
+    for (size_t i = 0; i + 1 < parts.size(); ++i) {
+      const auto it = rank.find(parts[i] + " " + parts[i + 1]);
+      if (it != rank.end() && it->second < best) best = it->second, at = i;
+    }
+    if (best == rules.size()) return parts;
+    parts[at] += parts[at + 1];
+    parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+  }
+}
+
+TEST(BytePair, FollowsTheDefinitionOnRandomRules) {
+  std::mt19937 random(11);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::string> tokens = {"a", "b", "c"};
+    Rules rules;
+    while (rules.size() < 25) {
+      const std::string left = tokens[random() % tokens.size()], right = tokens[random() % tokens.size()];
+      if (left.size() + right.size() > 8) continue;
+      rules.push_back(left + " " + right);
+      tokens.push_back(left + right);
+    }
+    const Vocabulary vocabulary(tokens, {});
+    for (size_t size : {0, 1, 2, 3, 8, 40}) {
+      std::string text;
+      while (text.size() < size) text += "abc"[random() % 3];
+      std::vector<std::string> parts;
+      for (const TokenId id : merge(vocabulary, rules, text)) parts.emplace_back(vocabulary.token(id));
+      ASSERT_EQ(parts, merge_slowly(rules, text)) << text;
+    }
+  }
+}
+
+TEST(BytePair, AMegabyteWithoutABreakIsNotQuadratic) {
+  const Vocabulary vocabulary({"a", "b", "ab", "ba", "abab"}, {});
+  std::string text;
+  for (int i = 0; i < 500'000; ++i) text += "ab";
+  const std::vector<TokenId> ids = merge(vocabulary, {"b a", "a b", "ab ab"}, text);
+  EXPECT_EQ(ids.size(), 500'001u);  // a, ba ..., b
+}
+
+TEST(BytePair, PlainTextNeverBecomesAControlToken) {
+  using enum TokenizerSpec::TokenType;
+  const Vocabulary vocabulary({"a", "b", "ab"}, {kNormal, kNormal, kControl});
+  EXPECT_EQ(merge(vocabulary, {"a b"}, "ab"), (std::vector<TokenId>{0, 1}));
+}
+
+TEST(BytePair, RefusesBrokenRules) {
+  const Vocabulary vocabulary({"a", "b", "ab"}, {});
+  for (const char* rule : {"", "a", "a ", " a", "ab", "a c", "c a", "b a", "a  b", "a b b"}) {
+    try {
+      MergeRules(vocabulary, Rules{rule});
+      ADD_FAILURE() << "accepted '" << rule << "'";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kCorrupt) << rule;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kivi

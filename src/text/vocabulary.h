@@ -1,0 +1,44 @@
+// The tokens of a model and what each stands for, checked.
+#pragma once
+
+#include <array>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "text/tokenizer.h"
+
+namespace kivi {
+
+class Vocabulary {
+ public:
+  using TokenType = TokenizerSpec::TokenType;
+
+  // Throws Error{kCorrupt} on an empty vocabulary, an empty token, as many types as not tokens, or no byte at all.
+  Vocabulary(std::vector<std::string> tokens, std::vector<TokenType> types);
+  Vocabulary(const Vocabulary&) = delete;  // ids_ points into tokens_
+  Vocabulary& operator=(const Vocabulary&) = delete;
+
+  int32_t size() const { return static_cast<int32_t>(tokens_.size()); }
+  bool contains(TokenId id) const { return id >= 0 && id < size(); }
+  std::string_view token(TokenId id) const { return tokens_[static_cast<size_t>(id)]; }
+  TokenType type(TokenId id) const { return types_.empty() ? TokenType::kNormal : types_[static_cast<size_t>(id)]; }
+  // Control tokens and the unknown token steer the model: plain text never becomes one, and none is shown.
+  bool is_control(TokenId id) const { return type(id) == TokenType::kControl || type(id) == TokenType::kUnknown; }
+
+  // The first id whose text this is.
+  std::optional<TokenId> find(std::string_view token) const;
+  // The id of a single byte, -1 if the vocabulary has none (SmolLM2 lacks 21 bytes that are rare or never in UTF-8).
+  TokenId byte_id(uint8_t byte) const { return byte_ids_[byte]; }
+  // The bytes that a token stands for.
+  std::string bytes(TokenId id) const;
+
+ private:
+  std::vector<std::string> tokens_;
+  std::vector<TokenType> types_;
+  std::unordered_map<std::string_view, TokenId> ids_;
+  std::array<TokenId, 256> byte_ids_;
+};
+
+}  // namespace kivi
