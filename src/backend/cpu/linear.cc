@@ -40,9 +40,12 @@ constexpr size_t kPieceColumns = 1024;
 #if HWY_TARGET == HWY_AVX3
 constexpr size_t kFewTokens = 4;   // accumulators: kRows * kFewTokens
 constexpr size_t kTileTokens = 6;  // kRows * kTileTokens of 32 registers
-#else
+#elif HWY_TARGET == HWY_AVX2
 constexpr size_t kFewTokens = 2;
 constexpr size_t kTileTokens = 3;  // of 16 registers
+#else
+constexpr size_t kFewTokens = 0;  // decoding costs so much more than the scratch memory that one way is enough
+constexpr size_t kTileTokens = 3;
 #endif
 
 // Sums of the lanes of four vectors: always (((l0 + l2) + (l1 + l3)) of each 128-bit block, then blocks by halves.
@@ -156,7 +159,7 @@ HWY_INLINE void dot_span(const Span<kTokens>& span, F32Vec (&sums)[kRows][kToken
 }
 
 template <class Codec, size_t kTokens>
-void few_tokens(const F32Linear& args, int64_t first_token, int64_t begin, int64_t end) {
+void few_tokens(const F32Linear& args, int64_t begin, int64_t end) {
   const BlockRows<Codec> weight(args.weight);
   Span<kTokens> spans[2];  // whole blocks, and the padded one
   alignas(64) float x_tail[kTokens][Codec::kBlockElements] = {};
@@ -164,7 +167,7 @@ void few_tokens(const F32Linear& args, int64_t first_token, int64_t begin, int64
   spans[0].n_blocks = weight.n_blocks;
   spans[1].n_blocks = 1;
   for (size_t t = 0; t < kTokens; ++t) {
-    spans[0].x[t] = args.x.data + (first_token + static_cast<int64_t>(t)) * args.x.stride[0];
+    spans[0].x[t] = args.x.data + static_cast<int64_t>(t) * args.x.stride[0];
     spans[1].x[t] = x_tail[t];
     std::copy_n(spans[0].x[t] + weight.n_blocks * Codec::kBlockElements, weight.n_tail, x_tail[t]);
   }
@@ -182,16 +185,25 @@ void few_tokens(const F32Linear& args, int64_t first_token, int64_t begin, int64
     }
     for (size_t s = 0; s < n_spans; ++s) dot_span<Codec, kTokens>(spans[s], sums);
     KIVI_UNROLL for (size_t t = 0; t < kTokens; ++t) {
-      store_sums(args, first_token + static_cast<int64_t>(t), row, std::min<int64_t>(kRows, end - row),
+      store_sums(args, static_cast<int64_t>(t), row, std::min<int64_t>(kRows, end - row),
                  sum_lanes(sums[0][t], sums[1][t], sums[2][t], sums[3][t]));
     }
+  }
+}
+
+// few_tokens<n>, n from 1 to kMost.
+template <class Codec, size_t kMost>
+void few_tokens_of(int64_t n, const F32Linear& args, int64_t begin, int64_t end) {
+  if constexpr (kMost > 0) {
+    if (n == static_cast<int64_t>(kMost)) return few_tokens<Codec, kMost>(args, begin, end);
+    few_tokens_of<Codec, kMost - 1>(n, args, begin, end);
   }
 }
 
 // ---- Many rows of x ----
 
 template <class Codec>
-HWY_INLINE void decode_blocks(const uint8_t* block, size_t n_blocks, float* out) {
+HWY_NOINLINE void decode_blocks(const uint8_t* block, size_t n_blocks, float* out) {
   Codec codec;
   for (size_t b = 0; b < n_blocks; ++b) {
     codec.open(block + b * Codec::kBlockBytes);
@@ -255,33 +267,22 @@ void multiply_tiles(const F32Linear& args, const Piece& piece, int64_t begin, in
   }
 }
 
+// multiply_tiles<n>, n from 1 to kMost.
+template <size_t kMost, typename... Args>
+void multiply_tiles_of(size_t n, const Args&... args) {
+  if constexpr (kMost > 1) {
+    if (n < kMost) return multiply_tiles_of<kMost - 1>(n, args...);
+  }
+  multiply_tiles<kMost>(args...);
+}
+
 void multiply_piece(const F32Linear& args, const Piece& piece, int64_t begin, int64_t end, float* resting) {
   const auto n = static_cast<size_t>(args.x.shape[0]);
   const size_t n_tiles = (n + kTileTokens - 1) / kTileTokens;
   for (size_t tile = 0; tile < n_tiles; ++tile) {
     const size_t token = tile * n / n_tiles;
     float* tile_resting = resting + token * kStripRows * kLanes;
-    switch ((tile + 1) * n / n_tiles - token) {
-#if HWY_TARGET == HWY_AVX3
-      case 6:
-        multiply_tiles<6>(args, piece, begin, end, token, tile_resting);
-        break;
-      case 5:
-        multiply_tiles<5>(args, piece, begin, end, token, tile_resting);
-        break;
-      case 4:
-        multiply_tiles<4>(args, piece, begin, end, token, tile_resting);
-        break;
-#endif
-      case 3:
-        multiply_tiles<3>(args, piece, begin, end, token, tile_resting);
-        break;
-      case 2:
-        multiply_tiles<2>(args, piece, begin, end, token, tile_resting);
-        break;
-      default:
-        multiply_tiles<1>(args, piece, begin, end, token, tile_resting);
-    }
+    multiply_tiles_of<kTileTokens>((tile + 1) * n / n_tiles - token, args, piece, begin, end, token, tile_resting);
   }
 }
 
@@ -337,20 +338,7 @@ struct Rows {
       }
       return;
     }
-    switch (n) {
-#if HWY_TARGET == HWY_AVX3
-      case 4:
-        return few_tokens<Codec, 4>(args, 0, begin, end);
-      case 3:
-        return few_tokens<Codec, 3>(args, 0, begin, end);
-#endif
-      case 2:
-        return few_tokens<Codec, 2>(args, 0, begin, end);
-      case 1:
-        return few_tokens<Codec, 1>(args, 0, begin, end);
-      default:
-        return;
-    }
+    few_tokens_of<Codec, kFewTokens>(n, args, begin, end);
   }
 };
 
