@@ -45,6 +45,10 @@ function(kivi_test name)
   gtest_discover_tests(${name} PROPERTIES TIMEOUT 600 DISCOVERY_TIMEOUT 120)
 endfunction()
 
+if(KIVI_FUZZ)
+  add_custom_target(fuzzers)
+endif()
+
 # kivi_fuzzer(NAME SOURCES a_fuzz.cc DEPS ...): a libFuzzer target, built with clang when KIVI_FUZZ is on.
 function(kivi_fuzzer name)
   if(NOT KIVI_FUZZ)
@@ -55,4 +59,5 @@ function(kivi_fuzzer name)
   target_link_libraries(${name} PRIVATE kivi_flags ${ARG_DEPS})
   target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
   target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  add_dependencies(fuzzers ${name})
 endfunction()

@@ -30,8 +30,8 @@ std::unique_ptr<Buffer> allocate_host_buffer(size_t size_bytes) {
     fail(ErrorCode::kOutOfMemory, "{} bytes of memory: the system gives no more ({}); use a shorter context or batch",
          size_bytes, std::strerror(errno));
   }
-  // A cache is read all over at every step: with small pages address translation costs as much as the reading. Where the
-  // system has no huge pages this changes nothing.
+  // A cache is read all over at every step: with small pages address translation costs as much as the reading. Where
+  // the system has no huge pages this changes nothing.
   constexpr size_t kHugePage = size_t{2} << 20;
   if (size_bytes >= kHugePage) madvise(data, size_bytes, MADV_HUGEPAGE);
   return std::make_unique<HostBuffer>(data, size_bytes);

@@ -16,8 +16,9 @@ struct Outcome {
 
 class EngineTest : public ::testing::Test {
  protected:
-  Engine make_engine(const KvConfig& kv, const KvCapacity& capacity) {
-    return Engine(*session.backend, session.decoder, {.kv = kv, .capacity = capacity});
+  Engine make_engine(const KvConfig& kv, const KvCapacity& capacity, int64_t max_step_tokens = 4096) {
+    return Engine(*session.backend, session.decoder,
+                  {.kv = kv, .capacity = capacity, .max_step_tokens = max_step_tokens});
   }
   Request request(int64_t n_prompt, int64_t n_output, uint32_t seed) const {
     return {.prompt = session.random_tokens(n_prompt, seed), .max_new_tokens = n_output};
@@ -83,6 +84,16 @@ TEST_F(EngineTest, CountsWhatItRuns) {
   EXPECT_EQ(engine.stats().prefill_tokens, 11);
   EXPECT_EQ(engine.stats().decode_tokens, 3 + 2);
   EXPECT_GT(engine.stats().decode_tokens_per_s(), 0);
+}
+
+TEST_F(EngineTest, PromptsShareAStepUpToItsLimit) {
+  Engine engine = make_engine(parse_kv_config("f16"), {.max_tokens = 64, .max_sequences = 4}, 25);
+  for (uint32_t i = 0; i < 2; ++i) engine.submit(request(12, 9, i));
+  engine.submit(request(40, 9, 2));  // alone more than a step's limit
+  EXPECT_EQ(engine.step().size(), 2U);
+  EXPECT_EQ(engine.step().size(), 2U);  // must wait while others run
+  EXPECT_EQ(run(engine).size(), 3U);
+  EXPECT_EQ(engine.stats().prefill_tokens, 12 + 12 + 40);
 }
 
 TEST_F(EngineTest, PreemptsTheYoungestWhenPagesRunOut) {

@@ -133,7 +133,7 @@ class Chat(Case):
             chat.stdin.write(b"Hello\n")
             chat.stdin.flush()
             chat.stdout.readline()
-            # The line is out an instant before the answer counts as over, so that one signal may still belong to it.
+            # The line may have ended inside the answer: then the first signal stops that.
             for _ in range(2):
                 chat.send_signal(signal.SIGINT)
                 try:

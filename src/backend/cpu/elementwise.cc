@@ -48,7 +48,11 @@ constexpr size_t kLanes = HWY_LANES(float);
 // A vector of which the first `count` lanes are in memory.
 HWY_INLINE F32Vec load(const float* p, size_t count) {
   const F32Tag d;
-  return count >= kLanes ? hn::LoadU(d, p) : hn::MaskedLoad(hn::FirstN(d, count), d, p);
+  if (count >= kLanes) return hn::LoadU(d, p);
+  // Not a MaskedLoad: the portable one of Highway 1.0 reads the whole vector.
+  HWY_ALIGN float lanes[kLanes] = {};
+  std::copy_n(p, count, lanes);
+  return hn::Load(d, lanes);
 }
 HWY_INLINE void store(F32Vec v, float* p, size_t count) {
   const F32Tag d;
