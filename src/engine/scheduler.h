@@ -43,8 +43,7 @@ class Scheduler {
   // Chooses the sequences of the next step, oldest first, and reserves their pages in the cache. Throws
   // Error{kOutOfMemory} if the only one that runs has no room.
   std::span<const std::unique_ptr<Sequence>> schedule();
-  // Takes a sequence out, running or waiting. The caller may release or keep() its place in the cache. Null if there is
-  // none.
+  // Takes a sequence out, running or waiting; it still has its place in the cache. Null if there is none.
   std::unique_ptr<Sequence> remove(RequestId id);
   // Ends the sequence's use of the cache. Kept, its tokens stay for a later sequence that begins with them.
   void leave_cache(Sequence& sequence, bool keep);
