@@ -1,14 +1,17 @@
-// What a device does for a model: about ten coarse operations, each on one struct of views. Views point into memory of
-// the backend; operations are asynchronous on it where the device is, in the order of the calls. Results do not depend
-// on what else is in a batch: every row is computed as if it were alone.
+// What a device does for a model: about a dozen coarse operations, each on one struct of views. Views point into memory
+// of the backend; operations are asynchronous on it where the device is, in the order of the calls. Results do not
+// depend on what else is in a batch: every row is computed as if it were alone.
 //
 // Letters of shapes: N rows (tokens of all sequences of a step, one sequence after the other), B sequences, H query
-// heads, K KV heads, D head_dim, C channels. "act" is the backend's activation dtype (CPU and reference: f32).
+// heads, K KV heads, D head_dim, C channels. "act" is the backend's activation dtype: what goes into matrix products
+// and attention (CPU and reference: f32). The residual stream is f32 everywhere.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -54,24 +57,24 @@ class Weight {
 struct EmbedArgs {
   const Weight* table = nullptr;  // [vocabulary, C]
   AnyView tokens;                 // [N] i32; each in [0, vocabulary)
-  AnyView out;                    // [N, C] act
+  AnyView out;                    // [N, C] f32
 };
 
 // out = x / sqrt(mean(x^2) + epsilon) * weight.
 struct RmsNormArgs {
-  AnyView x;       // [N, C] act
+  AnyView x;       // [N, C] f32
   AnyView weight;  // [C] f32
   float epsilon = 1e-5F;
-  AnyView out;  // [N, C] act; may be x
+  AnyView out;  // [N, C] act; may be x where act is f32
 };
 
 // out = x W^T + bias, or out += x W^T + bias with accumulate (a residual connection).
 struct LinearArgs {
   AnyView x;  // [N, cols] act
   const Weight* weight = nullptr;
-  AnyView bias;  // [rows] f32, or empty
-  AnyView out;   // [N, rows] act or f32; not x
-  bool accumulate = false;
+  AnyView bias;             // [rows] f32, or empty
+  AnyView out;              // [N, rows] act or f32; not x
+  bool accumulate = false;  // then out is f32
 };
 
 enum class RopePairing : uint8_t {
@@ -99,9 +102,15 @@ struct GateArgs {
 
 // out[i, :] = x[rows[i], :].
 struct GatherArgs {
-  AnyView x;     // [N, C] act
+  AnyView x;     // [N, C] f32
   AnyView rows;  // [M] i32
-  AnyView out;   // [M, C] act
+  AnyView out;   // [M, C] f32
+};
+
+// out[n] = the column of the largest x[n, :]; of equal ones the first.
+struct ArgmaxArgs {
+  AnyView x;    // [N, C] f32
+  AnyView out;  // [N] i32
 };
 
 // out = x in the dtype of out, rounded to nearest even; finite values beyond a 16-bit type's range become its largest.
@@ -113,11 +122,12 @@ struct ConvertArgs {
 // n_new[b] new tokens of each sequence attend to all stored tokens of their sequence (packed pages, window, sinks) and,
 // causally, to the new tokens themselves in 16 bits. Decoding is one new token, prefill an empty past, and everything
 // between is the same operation. (KIVI, Algorithm 1: prefill step 1; decoding steps 1 and 4. Attend first, then store.)
+// A sequence may have no rows, as padding of a recorded step has; rows that belong to no sequence are left alone.
 struct AttendArgs {
-  AnyView q;           // [N, H, D] act; H a multiple of K
-  AnyView new_keys;    // [N, K, D] 16 bits: cache.window_dtype
-  AnyView new_values;  // [N, K, D]
-  AnyView seq_begin;   // [B + 1] i32: rows seq_begin[b] .. seq_begin[b + 1] - 1 are sequence b; at least one each
+  AnyView q;                  // [N, H, D] act; H a multiple of K
+  AnyView new_keys;           // [N, K, D] 16 bits: cache.window_dtype
+  AnyView new_values;         // [N, K, D]
+  AnyView seq_begin;          // [B + 1] i32: rows seq_begin[b] .. seq_begin[b + 1] - 1 are sequence b
   format::KvBatchView cache;  // before this step
   float softmax_scale = 0.0F;
   AnyView out;  // [N, H, D] act; not q
@@ -133,21 +143,48 @@ struct StoreKvArgs {
   format::KvBatchView cache;
 };
 
+// What the attend calls of one step have in common: everything but the layer. seq_begin and the lengths in `cache` are
+// read when the operation runs, so that a recording serves later steps.
+struct PlanAttendArgs {
+  AnyView seq_begin;          // [B + 1] i32
+  format::KvBatchView cache;  // of any layer
+  int64_t n_rows = 0;         // N
+  int64_t n_heads = 0;        // H
+};
+
+// Operations recorded once, to be run again on the same memory with other contents: a CUDA graph.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
 
   virtual BackendInfo info() const = 0;
   virtual DType activation_dtype() const = 0;
+  // The order of the codes in the pages that attend and store_kv take.
+  virtual format::CodeOrder code_order() const { return format::CodeOrder::kLinear; }
 
   // Throws Error{kOutOfMemory} saying what was asked. Memory of the CPU is committed as it is first written.
   virtual std::unique_ptr<Buffer> allocate(size_t size_bytes) = 0;
   virtual void copy_to_device(void* device, const void* host, size_t size_bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, size_t size_bytes) = 0;  // waits for what was asked before
   virtual void synchronize() = 0;
+  // Bytes of memory that allocate() can still hand out; 0 if there is no use in asking (the CPU commits what is
+  // touched).
+  virtual size_t free_bytes() { return 0; }
 
-  // `weight` points into a file mapping that outlives the result; backends of the CPU read it in place.
-  virtual std::unique_ptr<Weight> load_weight(const WeightView& weight) = 0;
+  // Records the operations that `run` calls, without running them. Null on a device that has nothing to gain: the
+  // caller then calls them every time. They may not allocate, load or copy from and to the host.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& /*run*/) { return nullptr; }
+  virtual void replay(const Recording& /*recording*/) {}
+
+  // One matrix with the rows of all parts, one after the other (q, k and v in one product). The parts have the same
+  // number of columns and point into a file mapping that outlives the result; backends of the CPU read it in place.
+  virtual std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) = 0;
+  std::unique_ptr<Weight> load_weight(const WeightView& weight) { return load_weight({&weight, 1}); }
 
   // Throw Error{kInternal} on shapes that contradict each other, Error{kUnsupported} on a case without a kernel.
   virtual void embed(const EmbedArgs& args) = 0;
@@ -156,7 +193,10 @@ class Backend {
   virtual void rope(const RopeArgs& args) = 0;
   virtual void gate(const GateArgs& args) = 0;
   virtual void gather(const GatherArgs& args) = 0;
+  virtual void argmax(const ArgmaxArgs& args) = 0;
   virtual void convert(const ConvertArgs& args) = 0;
+  // Before the attend calls of a step, in the order of operations. For devices that share work out there.
+  virtual void plan_attend(const PlanAttendArgs& /*args*/) {}
   virtual void attend(const AttendArgs& args) = 0;
   virtual void store_kv(const StoreKvArgs& args) = 0;
 };

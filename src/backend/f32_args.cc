@@ -20,16 +20,30 @@ void require_in_range(std::string_view what, TensorView<const int32_t, 1> ids, i
   }
 }
 
-const WeightView& view_of(const Weight* weight) {
+std::span<const WeightView> parts_of(const Weight* weight) {
   const auto* mapped = dynamic_cast<const MappedWeight*>(weight);
   if (mapped == nullptr) fail(ErrorCode::kInternal, "weight: missing, or loaded by another backend");
-  return mapped->view();
+  return mapped->parts();
+}
+
+int64_t total_rows(std::span<const WeightView> parts) {
+  int64_t rows = 0;
+  for (const WeightView& part : parts) rows += part.rows;
+  return rows;
 }
 
 }  // namespace
 
+MappedWeight::MappedWeight(std::span<const WeightView> parts)
+    : Weight(total_rows(parts), parts.empty() ? 0 : parts.front().cols), parts_(parts.begin(), parts.end()) {
+  if (parts.empty()) fail(ErrorCode::kInternal, "weight: no parts");
+  for (const WeightView& part : parts) require_extent("weight: columns of a part", part.cols, cols_);
+}
+
 F32Embed typed(const EmbedArgs& args) {
-  const F32Embed typed{view_of(args.table), args.tokens.as<const int32_t, 1>(), args.out.as<float, 2>()};
+  const std::span<const WeightView> parts = parts_of(args.table);
+  require_extent("embed: parts of the table", static_cast<int64_t>(parts.size()), 1);
+  const F32Embed typed{parts.front(), args.tokens.as<const int32_t, 1>(), args.out.as<float, 2>()};
   require_extent("embed: rows of out", typed.out.shape[0], typed.tokens.shape[0]);
   require_extent("embed: channels of out", typed.out.shape[1], typed.table.cols);
   require_in_range("embed: token", typed.tokens, typed.table.rows);
@@ -44,16 +58,24 @@ F32RmsNorm typed(const RmsNormArgs& args) {
   return typed;
 }
 
-F32Linear typed(const LinearArgs& args) {
-  F32Linear typed{
-      args.x.as<const float, 2>(), view_of(args.weight), {}, args.out.as<float, 2>(), args.accumulate,
-  };
-  require_extent("linear: columns of x", typed.x.shape[1], typed.weight.cols);
-  require_extent("linear: rows of out", typed.out.shape[0], typed.x.shape[0]);
-  require_extent("linear: columns of out", typed.out.shape[1], typed.weight.rows);
+std::vector<F32Linear> typed(const LinearArgs& args) {
+  const std::span<const WeightView> parts = parts_of(args.weight);
+  const auto x = args.x.as<const float, 2>();
+  const auto out = args.out.as<float, 2>();
+  require_extent("linear: columns of x", x.shape[1], args.weight->cols());
+  require_extent("linear: rows of out", out.shape[0], x.shape[0]);
+  require_extent("linear: columns of out", out.shape[1], args.weight->rows());
+  TensorView<const float, 1> bias;
   if (!args.bias.empty()) {
-    typed.bias = args.bias.as<const float, 1>();
-    require_extent("linear: length of bias", typed.bias.shape[0], typed.weight.rows);
+    bias = args.bias.as<const float, 1>();
+    require_extent("linear: length of bias", bias.shape[0], args.weight->rows());
+  }
+  std::vector<F32Linear> typed;
+  int64_t first = 0;
+  for (const WeightView& part : parts) {
+    typed.push_back({x, part, {}, {out.data + first, {out.shape[0], part.rows}, out.stride}, args.accumulate});
+    if (bias.data != nullptr) typed.back().bias = {bias.data + first, {part.rows}};
+    first += part.rows;
   }
   return typed;
 }
@@ -82,6 +104,13 @@ F32Gather typed(const GatherArgs& args) {
   require_extent("gather: rows of out", typed.out.shape[0], typed.rows.shape[0]);
   require_extent("gather: channels of out", typed.out.shape[1], typed.x.shape[1]);
   require_in_range("gather: row", typed.rows, typed.x.shape[0]);
+  return typed;
+}
+
+F32Argmax typed(const ArgmaxArgs& args) {
+  const F32Argmax typed{args.x.as<const float, 2>(), args.out.as<int32_t, 1>()};
+  require_extent("argmax: length of out", typed.out.shape[0], typed.x.shape[0]);
+  if (typed.x.shape[1] < 1) fail(ErrorCode::kInternal, "argmax of no columns");
   return typed;
 }
 

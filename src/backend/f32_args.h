@@ -2,6 +2,8 @@
 // Error{kInternal} on a dtype, a rank or a shape that contradicts the operation.
 #pragma once
 
+#include <vector>
+
 #include "backend/backend.h"
 
 namespace kivi {
@@ -9,11 +11,11 @@ namespace kivi {
 // A weight that is read where the file mapping has it.
 class MappedWeight : public Weight {
  public:
-  explicit MappedWeight(const WeightView& view) : Weight(view.rows, view.cols), view_(view) {}
-  const WeightView& view() const { return view_; }
+  explicit MappedWeight(std::span<const WeightView> parts);  // as Backend::load_weight takes them
+  std::span<const WeightView> parts() const { return parts_; }
 
  private:
-  WeightView view_;
+  std::vector<WeightView> parts_;
 };
 
 struct F32Embed {
@@ -51,6 +53,10 @@ struct F32Gather {
   TensorView<const int32_t, 1> rows;  // [M], each in [0, N)
   TensorView<float, 2> out;           // [M, C]
 };
+struct F32Argmax {
+  TensorView<const float, 2> x;  // [N, C], C at least 1
+  TensorView<int32_t, 1> out;    // [N]
+};
 struct F32Convert {
   TensorView<const float, 2> x;  // [N, C]
   AnyView out;                   // [N, C] f32, f16 or bf16
@@ -58,10 +64,11 @@ struct F32Convert {
 
 F32Embed typed(const EmbedArgs& args);
 F32RmsNorm typed(const RmsNormArgs& args);
-F32Linear typed(const LinearArgs& args);
+std::vector<F32Linear> typed(const LinearArgs& args);  // one for each part of the weight
 F32Rope typed(const RopeArgs& args);
 F32Gate typed(const GateArgs& args);
 F32Gather typed(const GatherArgs& args);
+F32Argmax typed(const ArgmaxArgs& args);
 F32Convert typed(const ConvertArgs& args);  // also Error{kUnsupported} where x is not f32
 
 }  // namespace kivi

@@ -10,6 +10,8 @@
 //   value scales  binary16  [head_dim / value_group][kPageTokens]
 //                           one for each group of channels and token; value zeros alike
 //
+// That is CodeOrder::kLinear. A device may keep the codes of a side in another order of the same words
+// (format/fragment_order.h); everything else stays where it is.
 // A side (keys or values) that stays in 16 bits has 0 bits here and takes no room in the page.
 // Token t of a page is token 128 * page + t counted from the end of the sinks. Keys and values of a page fill at their
 // own pace (format/window_policy.h). docs/packed-format.md is this in prose, with test vectors.
@@ -18,6 +20,7 @@
 #include <cstdint>
 
 #include "core/host_device.h"
+#include "format/fragment_order.h"
 #include "format/packed_word.h"
 
 namespace kivi::format {
@@ -28,6 +31,11 @@ inline constexpr int kBlockAlignment = 64;
 // Widths of groups are multiples of this, so that a group is whole words at every bit width.
 inline constexpr int kGroupUnit = 16;
 
+enum class CodeOrder : uint8_t {
+  kLinear,
+  kFragment,  // needs head_dim and groups that are multiples of kTileSpan
+};
+
 struct PageLayout {
   int n_kv_heads = 0;
   int head_dim = 0;     // a multiple of kGroupUnit
@@ -35,6 +43,7 @@ struct PageLayout {
   int value_bits = 0;   // 2, 4 or 8; 0: values are never packed
   int key_group = 0;    // tokens; a multiple of kGroupUnit that divides kPageTokens
   int value_group = 0;  // channels; a multiple of kGroupUnit that divides head_dim
+  CodeOrder order = CodeOrder::kLinear;
 
   friend constexpr bool operator==(const PageLayout&, const PageLayout&) = default;
 
@@ -59,21 +68,23 @@ struct PageLayout {
   }
   KIVI_HD constexpr int64_t page_bytes() const { return n_kv_heads * block_bytes(); }
 
-  // Index of the word that holds the code of (token, channel), from the start of the key or value codes, and the code's
-  // place in that word; index of its scale and zero from the start of theirs.
-  KIVI_HD constexpr int64_t key_word(int token, int channel) const {
+  // Where the code of (token, channel) is among the words of its side; index of its scale and zero from the start of
+  // theirs.
+  KIVI_HD constexpr CodePlace key_code(int token, int channel) const {
+    if (order == CodeOrder::kFragment) return key_fragment_place(token, channel, head_dim, key_bits);
     const int in_group = token % key_group;
-    return (int64_t{token / key_group} * head_dim + channel) * words_per_key_group() +
-           in_group / codes_per_word(key_bits);
+    return {
+        (int64_t{token / key_group} * head_dim + channel) * words_per_key_group() + in_group / codes_per_word(key_bits),
+        token % codes_per_word(key_bits)};
   }
-  KIVI_HD constexpr int key_place(int token) const { return token % codes_per_word(key_bits); }
   KIVI_HD constexpr int64_t key_param(int token, int channel) const {
     return int64_t{token / key_group} * head_dim + channel;
   }
-  KIVI_HD constexpr int64_t value_word(int token, int channel) const {
-    return int64_t{token} * words_per_value_row() + channel / codes_per_word(value_bits);
+  KIVI_HD constexpr CodePlace value_code(int token, int channel) const {
+    if (order == CodeOrder::kFragment) return value_fragment_place(token, channel, head_dim, value_bits);
+    return {int64_t{token} * words_per_value_row() + channel / codes_per_word(value_bits),
+            channel % codes_per_word(value_bits)};
   }
-  KIVI_HD constexpr int value_place(int channel) const { return channel % codes_per_word(value_bits); }
   KIVI_HD constexpr int64_t value_param(int token, int channel) const {
     return int64_t{channel / value_group} * kPageTokens + token;
   }

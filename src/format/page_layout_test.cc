@@ -14,11 +14,15 @@ void expect_bijection(const PageLayout& layout) {
   std::set<std::pair<int64_t, int>> values;
   for (int token = 0; token < kPageTokens; ++token) {
     for (int channel = 0; channel < layout.head_dim; ++channel) {
-      keys.emplace(layout.key_word(token, channel), layout.key_place(token));
-      values.emplace(layout.value_word(token, channel), layout.value_place(channel));
-      ASSERT_LT(layout.key_word(token, channel) * 4, layout.key_scales());
+      const CodePlace key = layout.key_code(token, channel);
+      const CodePlace value = layout.value_code(token, channel);
+      keys.emplace(key.word, key.place);
+      values.emplace(value.word, value.place);
+      ASSERT_LT(key.place, codes_per_word(layout.key_bits));
+      ASSERT_LT(value.place, codes_per_word(layout.value_bits));
+      ASSERT_LT(key.word * 4, layout.key_scales());
       ASSERT_LT(layout.key_param(token, channel) * 2, layout.key_zeros() - layout.key_scales());
-      ASSERT_LT(layout.value_word(token, channel) * 4, layout.value_scales() - layout.value_codes());
+      ASSERT_LT(value.word * 4, layout.value_scales() - layout.value_codes());
       ASSERT_LT(layout.value_param(token, channel) * 2, layout.value_zeros() - layout.value_scales());
     }
   }
@@ -27,13 +31,18 @@ void expect_bijection(const PageLayout& layout) {
 }
 
 TEST(PageLayout, EveryCodeHasItsOwnPlace) {
-  for (const int head_dim : {64, 96, 128, 256}) {
-    for (const int key_bits : {2, 4, 8}) {
-      for (const int value_bits : {2, 4, 8}) {
-        for (const int group : {16, 32, 64, 128}) expect_bijection({2, head_dim, key_bits, value_bits, group, 32});
+  for (const CodeOrder order : {CodeOrder::kLinear, CodeOrder::kFragment}) {
+    for (const int head_dim : {64, 96, 128, 256}) {
+      for (const int key_bits : {2, 4, 8}) {
+        for (const int value_bits : {2, 4, 8}) {
+          for (const int group : {32, 64, 128}) {
+            expect_bijection({2, head_dim, key_bits, value_bits, group, 32, order});
+          }
+        }
       }
     }
   }
+  expect_bijection({2, 64, 2, 4, 16, 16});
 }
 
 TEST(PageLayout, SizesAreTheFormatsBits) {

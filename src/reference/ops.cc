@@ -97,6 +97,13 @@ void gather(const F32Gather& args) {
   }
 }
 
+void argmax(const F32Argmax& args) {
+  for (int64_t n = 0; n < args.x.shape[0]; ++n) {
+    const TensorView<const float, 1> row = args.x[n];
+    args.out(n) = static_cast<int32_t>(std::max_element(row.data, row.data + row.shape[0]) - row.data);
+  }
+}
+
 void convert(const F32Convert& args) {
   switch (args.out.dtype) {
     case DType::kF32:

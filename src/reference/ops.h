@@ -11,6 +11,7 @@ void linear(const F32Linear& args);
 void rope(const F32Rope& args);
 void gate(const F32Gate& args);
 void gather(const F32Gather& args);
+void argmax(const F32Argmax& args);
 void convert(const F32Convert& args);
 
 // To 16 bits, round to nearest even; finite values beyond the range become the largest.

@@ -355,7 +355,7 @@ void packed_key_tile(const PackedRows& keys, float* tile) {
         const int64_t param = layout.key_param(keys.first + done, c);
         const VF scale = hn::Set(d, to_float(reinterpret_cast<const Half*>(keys.block + layout.key_scales())[param]));
         const VF zero = hn::Set(d, to_float(reinterpret_cast<const Half*>(keys.block + layout.key_zeros())[param]));
-        const uint32_t* words = codes + layout.key_word(keys.first + done, c);
+        const uint32_t* words = codes + layout.key_code(keys.first + done, c).word;
         for (int i = 0; i < layout.key_group; i += kLanes) {
           hn::StoreU(hn::MulAdd(load_codes<bits()>(words, i), scale, zero), d, tile + int64_t{c} * kTile + done + i);
         }
@@ -386,7 +386,7 @@ void packed_value_tile(const PackedRows& values, float* tile) {
         const VF scale =
             hn::Set(d, to_float(reinterpret_cast<const Half*>(values.block + layout.value_scales())[param]));
         const VF zero = hn::Set(d, to_float(reinterpret_cast<const Half*>(values.block + layout.value_zeros())[param]));
-        const uint32_t* words = codes + layout.value_word(values.first + i, c);
+        const uint32_t* words = codes + layout.value_code(values.first + i, c).word;
         for (int j = 0; j < layout.value_group; j += kLanes) {
           hn::StoreU(hn::MulAdd(load_codes<bits()>(words, j), scale, zero), d,
                      tile + int64_t{i} * layout.head_dim + c + j);

@@ -1,6 +1,5 @@
 #include "backend/cpu/cpu_backend.h"
 
-#include <cstring>
 #include <fstream>
 #include <string>
 
@@ -8,8 +7,7 @@
 #include "backend/cpu/elementwise.h"
 #include "backend/cpu/linear.h"
 #include "backend/cpu/store.h"
-#include "backend/f32_args.h"
-#include "backend/host_buffer.h"
+#include "backend/host_backend.h"
 #include "core/error.h"
 
 namespace kivi {
@@ -24,7 +22,7 @@ std::string processor_name() {
   return "unknown processor";
 }
 
-class CpuBackend : public Backend {
+class CpuBackend : public HostBackend {
  public:
   CpuBackend(cpu::Isa isa, int n_threads) : isa_(isa), n_threads_(n_threads), attention_(isa, n_threads) {}
 
@@ -32,27 +30,16 @@ class CpuBackend : public Backend {
     const std::string detail = fmt::format("{}, {}, {} threads", processor_name(), name(isa_), n_threads_);
     return {fmt::format("cpu:{}", name(isa_)), detail, n_threads_};
   }
-  DType activation_dtype() const override { return DType::kF32; }
-
-  std::unique_ptr<Buffer> allocate(size_t size_bytes) override { return allocate_host_buffer(size_bytes); }
-  void copy_to_device(void* device, const void* host, size_t size_bytes) override {
-    std::memcpy(device, host, size_bytes);
-  }
-  void copy_to_host(void* host, const void* device, size_t size_bytes) override {
-    std::memcpy(host, device, size_bytes);
-  }
-  void synchronize() override {}
-
-  std::unique_ptr<Weight> load_weight(const WeightView& weight) override {
-    return std::make_unique<MappedWeight>(weight);
-  }
 
   void embed(const EmbedArgs& args) override { cpu::embed(typed(args), isa_, n_threads_); }
   void rms_norm(const RmsNormArgs& args) override { cpu::rms_norm(typed(args), isa_, n_threads_); }
-  void linear(const LinearArgs& args) override { cpu::linear(typed(args), isa_, n_threads_); }
+  void linear(const LinearArgs& args) override {
+    for (const F32Linear& part : typed(args)) cpu::linear(part, isa_, n_threads_);
+  }
   void rope(const RopeArgs& args) override { cpu::rope(typed(args), isa_, n_threads_); }
   void gate(const GateArgs& args) override { cpu::gate(typed(args), isa_, n_threads_); }
   void gather(const GatherArgs& args) override { cpu::gather(typed(args)); }
+  void argmax(const ArgmaxArgs& args) override { cpu::argmax(typed(args), n_threads_); }
   void convert(const ConvertArgs& args) override { cpu::convert(typed(args), isa_, n_threads_); }
   void attend(const AttendArgs& args) override { attention_.run(args); }
   void store_kv(const StoreKvArgs& args) override { cpu::store_kv(args, n_threads_); }

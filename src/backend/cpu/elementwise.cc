@@ -245,6 +245,13 @@ void gather(const F32Gather& args) {
   }
 }
 
+void argmax(const F32Argmax& args, int n_threads) {
+  for_each_row(n_threads, args.x.shape[0], args.x.shape[1], [&](int64_t n) {
+    const TensorView<const float, 1> row = args.x[n];
+    args.out(n) = static_cast<int32_t>(std::max_element(row.data, row.data + row.shape[0]) - row.data);
+  });
+}
+
 void convert(const F32Convert& args, Isa isa, int n_threads) {
   switch (args.out.dtype) {
     case DType::kF32:

@@ -11,5 +11,6 @@ void rope(const F32Rope& args, Isa isa, int n_threads);
 void gate(const F32Gate& args, Isa isa, int n_threads);
 void convert(const F32Convert& args, Isa isa, int n_threads);
 void gather(const F32Gather& args);
+void argmax(const F32Argmax& args, int n_threads);
 
 }  // namespace kivi::cpu

@@ -70,7 +70,7 @@ void pack_key_group(const Timeline& rows, int64_t first, std::vector<float>& scr
   for (int c = 0; c < head_dim; ++c) {
     const Params params = store_params({low[c], high[c]}, layout.key_bits, block + layout.key_scales(),
                                        block + layout.key_zeros(), layout.key_param(token, c));
-    pack_codes(x + c, head_dim, layout.key_group, params, layout.key_bits, words + layout.key_word(token, c));
+    pack_codes(x + c, head_dim, layout.key_group, params, layout.key_bits, words + layout.key_code(token, c).word);
   }
 }
 
@@ -88,7 +88,7 @@ void pack_value_row(const Timeline& rows, int64_t t, std::vector<float>& scratch
     for (int i = 0; i < layout.value_group; ++i) range.add(x[i]);
     const Params params = store_params(range, layout.value_bits, block + layout.value_scales(),
                                        block + layout.value_zeros(), layout.value_param(token, c));
-    pack_codes(x, 1, layout.value_group, params, layout.value_bits, words + layout.value_word(token, c));
+    pack_codes(x, 1, layout.value_group, params, layout.value_bits, words + layout.value_code(token, c).word);
   }
 }
 

@@ -33,26 +33,31 @@ uint32_t word_at(const std::byte* base, int64_t index) {
   return reinterpret_cast<const uint32_t*>(base)[index];
 }
 
-Row packed_key(const PageLayout& layout, const std::byte* block, int token) {
-  Row out(layout.head_dim);
-  for (int c = 0; c < layout.head_dim; ++c) {
-    const int64_t param = layout.key_param(token, c);
-    const uint32_t word = word_at(block + layout.key_codes(), layout.key_word(token, c));
-    out[c] =
-        format::dequantise(format::code_at(word, layout.key_place(token), layout.key_bits),
-                           half_at(block + layout.key_scales(), param), half_at(block + layout.key_zeros(), param));
-  }
-  return out;
+// One side of a block: keys or values.
+struct PackedSide {
+  int bits;
+  int64_t codes, scales, zeros;  // bytes from the start of the block
+  format::CodePlace (PageLayout::*code)(int token, int channel) const;
+  int64_t (PageLayout::*param)(int token, int channel) const;
+};
+
+PackedSide key_side(const PageLayout& layout) {
+  return {layout.key_bits,    layout.key_codes(),    layout.key_scales(),
+          layout.key_zeros(), &PageLayout::key_code, &PageLayout::key_param};
+}
+PackedSide value_side(const PageLayout& layout) {
+  return {layout.value_bits,    layout.value_codes(),    layout.value_scales(),
+          layout.value_zeros(), &PageLayout::value_code, &PageLayout::value_param};
 }
 
-Row packed_value(const PageLayout& layout, const std::byte* block, int token) {
+Row packed_row(const PageLayout& layout, const PackedSide& side, const std::byte* block, int token) {
   Row out(layout.head_dim);
   for (int c = 0; c < layout.head_dim; ++c) {
-    const int64_t param = layout.value_param(token, c);
-    const uint32_t word = word_at(block + layout.value_codes(), layout.value_word(token, c));
-    out[c] =
-        format::dequantise(format::code_at(word, layout.value_place(c), layout.value_bits),
-                           half_at(block + layout.value_scales(), param), half_at(block + layout.value_zeros(), param));
+    const format::CodePlace at = (layout.*side.code)(token, c);
+    const int64_t param = (layout.*side.param)(token, c);
+    const uint32_t word = word_at(block + side.codes, at.word);
+    out[c] = format::dequantise(format::code_at(word, at.place, side.bits), half_at(block + side.scales, param),
+                                half_at(block + side.zeros, param));
   }
   return out;
 }
@@ -60,7 +65,7 @@ Row packed_value(const PageLayout& layout, const std::byte* block, int token) {
 using WindowRow = std::byte* (KvBatchView::*)(int64_t b, int64_t token, int head) const;
 
 std::vector<Row> stored_rows(const KvBatchView& cache, int64_t b, int head, const WindowPolicy& policy,
-                             WindowRow window_row, Row (*packed_row)(const PageLayout&, const std::byte*, int)) {
+                             WindowRow window_row, const PackedSide& side) {
   std::vector<Row> rows;
   const int64_t packed_end = policy.window_begin(cache.n_past(b));
   for (int64_t t = 0; t < cache.n_past(b); ++t) {
@@ -69,14 +74,14 @@ std::vector<Row> stored_rows(const KvBatchView& cache, int64_t b, int head, cons
     } else {
       const int64_t u = t - policy.sinks;
       const std::byte* block = cache.packed_block(b, u / format::kPageTokens, head);
-      rows.push_back(packed_row(cache.layout, block, static_cast<int>(u % format::kPageTokens)));
+      rows.push_back(packed_row(cache.layout, side, block, static_cast<int>(u % format::kPageTokens)));
     }
   }
   return rows;
 }
 
 // What store_kv reads and writes of one sequence and KV head: the keys, or the values.
-struct Side {
+struct NewRows {
   const KvBatchView& cache;
   const AnyView& new_rows;
   const WindowPolicy& policy;
@@ -101,56 +106,61 @@ struct Side {
   }
 };
 
-// Quantises the n numbers that `at(i)` gives into the words and parameters that `word(i)`, `place(i)` name.
-template <typename At, typename Word, typename Place>
-void pack_group(int n, int bits, At at, Word word, Place place, Half& scale_out, Half& zero_out) {
+// A number of a block, by its token in the page and its channel.
+struct Element {
+  int token;
+  int channel;
+};
+
+// Quantises the n numbers at(i), whose elements are element(i), as one group of the block.
+template <typename At, typename ElementOf>
+void pack_group(const PageLayout& layout, const PackedSide& side, std::byte* block, int n, At at, ElementOf element) {
   format::GroupRange range;
   for (int i = 0; i < n; ++i) range.add(at(i));
-  const format::GroupParams params = format::group_params(range, bits);
+  const format::GroupParams params = format::group_params(range, side.bits);
+  auto* words = reinterpret_cast<uint32_t*>(block + side.codes);
   for (int i = 0; i < n; ++i) {
-    uint32_t& target = word(i);
-    if (place(i) == 0) target = 0;
-    target = format::with_code(target, place(i), bits,
-                               format::quantise(at(i), to_float(params.scale), to_float(params.zero), bits));
+    const format::CodePlace place = (layout.*side.code)(element(i).token, element(i).channel);
+    uint32_t& word = words[place.word];
+    word &= ~(format::max_code(side.bits) << (side.bits * place.place));
+    word = format::with_code(word, place.place, side.bits,
+                             format::quantise(at(i), to_float(params.scale), to_float(params.zero), side.bits));
   }
-  scale_out = params.scale;
-  zero_out = params.zero;
+  const int64_t param = (layout.*side.param)(element(0).token, element(0).channel);
+  reinterpret_cast<Half*>(block + side.scales)[param] = params.scale;
+  reinterpret_cast<Half*>(block + side.zeros)[param] = params.zero;
 }
 
-void pack_keys(const Side& side) {
-  const PageLayout& layout = side.cache.layout;
-  const int64_t end = side.policy.n_packed(side.n_past() + side.n_new);
-  for (int64_t first = side.policy.n_packed(side.n_past()); first < end; first += layout.key_group) {
-    std::byte* block = side.cache.packed_block(side.b, first / format::kPageTokens, side.head);
+void pack_keys(const NewRows& rows) {
+  const PageLayout& layout = rows.cache.layout;
+  const int64_t end = rows.policy.n_packed(rows.n_past() + rows.n_new);
+  for (int64_t first = rows.policy.n_packed(rows.n_past()); first < end; first += layout.key_group) {
+    std::byte* block = rows.cache.packed_block(rows.b, first / format::kPageTokens, rows.head);
     const auto token = static_cast<int>(first % format::kPageTokens);
-    auto* words = reinterpret_cast<uint32_t*>(block + layout.key_codes());
     for (int c = 0; c < layout.head_dim; ++c) {
-      const int64_t param = layout.key_param(token, c);
       pack_group(
-          layout.key_group, layout.key_bits, [&](int i) { return side.at(side.policy.sinks + first + i, c); },
-          [&](int i) -> uint32_t& { return words[layout.key_word(token + i, c)]; },
-          [&](int i) { return layout.key_place(token + i); },
-          reinterpret_cast<Half*>(block + layout.key_scales())[param],
-          reinterpret_cast<Half*>(block + layout.key_zeros())[param]);
+          layout, key_side(layout), block, layout.key_group,
+          [&](int i) { return rows.at(rows.policy.sinks + first + i, c); },
+          [&](int i) {
+            return Element{token + i, c};
+          });
     }
   }
 }
 
-void pack_values(const Side& side) {
-  const PageLayout& layout = side.cache.layout;
-  const int64_t end = side.policy.n_packed(side.n_past() + side.n_new);
-  for (int64_t t = side.policy.n_packed(side.n_past()); t < end; ++t) {
-    std::byte* block = side.cache.packed_block(side.b, t / format::kPageTokens, side.head);
+void pack_values(const NewRows& rows) {
+  const PageLayout& layout = rows.cache.layout;
+  const int64_t end = rows.policy.n_packed(rows.n_past() + rows.n_new);
+  for (int64_t t = rows.policy.n_packed(rows.n_past()); t < end; ++t) {
+    std::byte* block = rows.cache.packed_block(rows.b, t / format::kPageTokens, rows.head);
     const auto token = static_cast<int>(t % format::kPageTokens);
-    auto* words = reinterpret_cast<uint32_t*>(block + layout.value_codes());
     for (int c = 0; c < layout.head_dim; c += layout.value_group) {
-      const int64_t param = layout.value_param(token, c);
       pack_group(
-          layout.value_group, layout.value_bits, [&](int i) { return side.at(side.policy.sinks + t, c + i); },
-          [&](int i) -> uint32_t& { return words[layout.value_word(token, c + i)]; },
-          [&](int i) { return layout.value_place(c + i); },
-          reinterpret_cast<Half*>(block + layout.value_scales())[param],
-          reinterpret_cast<Half*>(block + layout.value_zeros())[param]);
+          layout, value_side(layout), block, layout.value_group,
+          [&](int i) { return rows.at(rows.policy.sinks + t, c + i); },
+          [&](int i) {
+            return Element{token, c + i};
+          });
     }
   }
 }
@@ -158,11 +168,11 @@ void pack_values(const Side& side) {
 }  // namespace
 
 std::vector<Row> stored_keys(const KvBatchView& cache, int64_t b, int head) {
-  return stored_rows(cache, b, head, cache.key_policy, &KvBatchView::key_row, packed_key);
+  return stored_rows(cache, b, head, cache.key_policy, &KvBatchView::key_row, key_side(cache.layout));
 }
 
 std::vector<Row> stored_values(const KvBatchView& cache, int64_t b, int head) {
-  return stored_rows(cache, b, head, cache.value_policy, &KvBatchView::value_row, packed_value);
+  return stored_rows(cache, b, head, cache.value_policy, &KvBatchView::value_row, value_side(cache.layout));
 }
 
 void attend(const AttendArgs& args) {
@@ -196,11 +206,11 @@ void store_kv(const StoreKvArgs& args) {
     const int64_t n_new = seq_begin(b + 1) - seq_begin(b);
     for (int head = 0; head < cache.layout.n_kv_heads; ++head) {
       // Old tokens are read before new ones are written: both may use the same slot of the window.
-      const Side keys{cache, args.new_keys, cache.key_policy, b, head, seq_begin(b), n_new, &KvBatchView::key_row};
+      const NewRows keys{cache, args.new_keys, cache.key_policy, b, head, seq_begin(b), n_new, &KvBatchView::key_row};
       pack_keys(keys);
       keys.keep_the_rest();
-      const Side values{cache,        args.new_values, cache.value_policy,     b, head,
-                        seq_begin(b), n_new,           &KvBatchView::value_row};
+      const NewRows values{cache,        args.new_values, cache.value_policy,     b, head,
+                           seq_begin(b), n_new,           &KvBatchView::value_row};
       pack_values(values);
       values.keep_the_rest();
     }
