@@ -11,7 +11,7 @@ namespace kivi {
 
 enum class DType : uint8_t { kF32, kF16, kBF16, kI32 };
 
-constexpr size_t size_bytes(DType dtype) {
+KIVI_HD constexpr size_t size_bytes(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kI32 ? 4 : 2;
 }
 

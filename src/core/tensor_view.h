@@ -9,6 +9,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/host_device.h"
 
 namespace kivi {
 
@@ -31,7 +32,7 @@ struct TensorView {
       : data(data_), shape(shape_), stride(stride_) {}
 
   template <typename... Index>
-  T& operator()(Index... index) const {
+  KIVI_HD T& operator()(Index... index) const {
     static_assert(sizeof...(Index) == Rank);
     const std::array<int64_t, Rank> at{static_cast<int64_t>(index)...};
     int64_t offset = 0;

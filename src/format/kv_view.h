@@ -1,11 +1,12 @@
 // One layer of the cache of a batch of sequences, as kernels see it: pages, block tables and lengths, no containers.
 // All pointers are in the memory of the backend. Whoever owns the pages (kivi's KvCache, or a host engine) fills this
-// in.
+// in. Kernels of a GPU take it by value.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "core/host_device.h"
 #include "core/tensor_view.h"
 #include "format/page_layout.h"
 #include "format/window_policy.h"
@@ -30,24 +31,24 @@ struct KvBatchView {
   TensorView<const int32_t, 1> n_past;              // [B]: tokens stored before this step
 
   // 16-bit page bytes: kWindowPageTokens tokens of all KV heads, keys or values.
-  int64_t window_page_bytes() const {
+  KIVI_HD int64_t window_page_bytes() const {
     return int64_t{kWindowPageTokens} * layout.n_kv_heads * layout.head_dim *
            static_cast<int64_t>(size_bytes(window_dtype));
   }
-  std::byte* packed_block(int64_t b, int64_t page, int head) const {
+  KIVI_HD std::byte* packed_block(int64_t b, int64_t page, int head) const {
     return packed_pages + packed_table(b, page) * packed_stride + head * layout.block_bytes();
   }
   // The head_dim elements of one token in the window.
-  std::byte* key_row(int64_t b, int64_t token, int head) const {
+  KIVI_HD std::byte* key_row(int64_t b, int64_t token, int head) const {
     return row(key_policy, key_window_table, b, token, head);
   }
-  std::byte* value_row(int64_t b, int64_t token, int head) const {
+  KIVI_HD std::byte* value_row(int64_t b, int64_t token, int head) const {
     return row(value_policy, value_window_table, b, token, head);
   }
 
  private:
-  std::byte* row(const WindowPolicy& policy, const TensorView<const int32_t, 2>& table, int64_t b, int64_t token,
-                 int head) const {
+  KIVI_HD std::byte* row(const WindowPolicy& policy, const TensorView<const int32_t, 2>& table, int64_t b,
+                         int64_t token, int head) const {
     const int32_t slot = policy.slot(token, static_cast<int32_t>(table.shape[1]));
     const int64_t element = (int64_t{head} * kWindowPageTokens + policy.place(token)) * layout.head_dim;
     return window_pages + table(b, slot) * window_stride + element * static_cast<int64_t>(size_bytes(window_dtype));
