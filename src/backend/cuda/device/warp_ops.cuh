@@ -74,6 +74,12 @@ __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
   return d;
 }
 
+__device__ __forceinline__ uint2 load_shared_8(uint32_t address) {
+  uint2 d;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(d.x), "=r"(d.y) : "r"(address));
+  return d;
+}
+
 // Policy for memory that is read once: its lines leave the second-level cache first.
 __device__ __forceinline__ uint64_t evict_first_policy() {
   uint64_t policy;
@@ -84,6 +90,13 @@ __device__ __forceinline__ uint64_t evict_first_policy() {
 // Copies 16 bytes to shared memory behind the thread's back; they are there after wait_copies.
 __device__ __forceinline__ void copy_async_16(uint32_t shared, const void* global, uint64_t policy) {
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "l"(policy)
+               : "memory");
+}
+// The same, or 16 zeros without reading anything.
+__device__ __forceinline__ void copy_or_zero_async_16(uint32_t shared, const void* global, bool copy, uint64_t policy) {
+  const int n = copy ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared), "l"(global), "r"(n),
+               "l"(policy)
                : "memory");
 }
 __device__ __forceinline__ void commit_copies() {
