@@ -189,6 +189,11 @@ void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {
   decode.heads_per_kv = static_cast<int32_t>(n_heads / layout.n_kv_heads);
   decode.groups_per_kv = groups_per_kv(n_heads, layout.n_kv_heads);
   decode.log2_scale = args.softmax_scale * std::numbers::log2e_v<float>;
+  decode.keys_bytes = static_cast<int32_t>(layout.value_codes());
+  decode.values_bytes = static_cast<int32_t>(layout.payload_bytes() - layout.value_codes());
+  decode.block_bytes = static_cast<int32_t>(layout.block_bytes());
+  decode.key_spans = layout.key_group / format::kTileSpan;
+  decode.value_spans = layout.value_group / format::kTileSpan;
   decode.workspace = memory_->workspace;
   kernel.launch(decode, n_multiprocessors_, stream);
 }

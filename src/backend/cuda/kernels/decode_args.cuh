@@ -35,6 +35,12 @@ struct DecodeArgs {
   int32_t heads_per_kv = 1;
   int32_t groups_per_kv = 1;  // of kHeadsPerUnit query heads
   float log2_scale = 0.0F;    // softmax_scale * log2(e)
+  // Of the layout, for what divides there must not be divided in a kernel.
+  int32_t keys_bytes = 0;    // of a packed block: codes, scales and zeros
+  int32_t values_bytes = 0;  // after them
+  int32_t block_bytes = 0;
+  int32_t key_spans = 1;    // token spans in a key group
+  int32_t value_spans = 1;  // channel spans in a value group
   DecodeWorkspace workspace;
 
   __device__ int32_t units_per_sequence() const { return cache.layout.n_kv_heads * groups_per_kv; }

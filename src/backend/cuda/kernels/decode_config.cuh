@@ -45,20 +45,25 @@ struct Lane {
   int j = static_cast<int>(threadIdx.x) % 4;
 };
 
-// Groups of a side, in spans of 32 numbers: constants for kGroup, else from the layout.
+// Groups of a side, in spans of 32 numbers: constants for kGroup, else as the arguments say.
 template <typename Config>
 struct Groups {
-  const format::PageLayout& layout;
+  const DecodeArgs& args;
 
-  // Token spans in a key group, channel spans in a value group.
-  __device__ int key_spans() const {
-    return Config::kGroup != 0 ? Config::kGroup / format::kTileSpan : layout.key_group / format::kTileSpan;
-  }
+  __device__ int key_spans() const { return Config::kGroup != 0 ? Config::kGroup / format::kTileSpan : args.key_spans; }
   __device__ int value_spans() const {
-    return Config::kGroup != 0 ? Config::kGroup / format::kTileSpan : layout.value_group / format::kTileSpan;
+    return Config::kGroup != 0 ? Config::kGroup / format::kTileSpan : args.value_spans;
   }
-  __device__ int n_keys() const { return kStepTokens / format::kTileSpan / key_spans(); }
-  __device__ int n_values() const { return Config::kChannelSpans / value_spans(); }
+  // Counts of groups; spans in a group are a power of two.
+  __device__ int n_keys() const { return Config::kTokenSpans >> log2(key_spans()); }
+  __device__ int n_values() const { return Config::kChannelSpans >> log2(value_spans()); }
+  __device__ int key_group(int span) const { return span >> log2(key_spans()); }
+  __device__ int value_group(int span) const { return span >> log2(value_spans()); }
+  __device__ bool begins_key_group(int span) const { return (span & (key_spans() - 1)) == 0; }
+  __device__ bool begins_value_group(int span) const { return (span & (value_spans() - 1)) == 0; }
+
+ private:
+  __device__ static constexpr int log2(int x) { return x >= 8 ? 3 : x >= 4 ? 2 : x >= 2 ? 1 : 0; }
 };
 
 // One step of a unit. Keys and values are packed for the first tokens, in 16 bits for the others.

@@ -66,7 +66,7 @@ __device__ void store_unit(UnitState<Config>& unit, const Groups<Config>& groups
     for (int q = 0; q < Config::kChannelSpans; ++q) {
       float zero = 0.0F;
       if constexpr (Config::kPacked) {
-        zero = __shfl_sync(kAllLanes, unit.sums[n], 4 * (q / groups.value_spans()) + lane.j);
+        zero = __shfl_sync(kAllLanes, unit.sums[n], 4 * groups.value_group(q) + lane.j);
       }
       const auto(&even) = unit.out[2 * q];
       const auto(&odd) = unit.out[2 * q + 1];
@@ -122,7 +122,7 @@ template <typename Config>
 __device__ void leave_opening_part(const DecodeArgs& args, UnitState<Config>& state, int n_heads, int warp,
                                    const UnitPart& part, MergeTask& task) {
   const int64_t row = part_row(warp, 0);
-  store_unit(state, Groups<Config>{args.cache.layout}, n_heads, false,
+  store_unit(state, Groups<Config>{args}, n_heads, false,
              PartialRows{args.workspace.partial_out + row * Config::kHeadDim});
   store_sums(state, args.workspace.partial_sums + row);
   __threadfence();
@@ -140,8 +140,7 @@ __device__ void keep_closing_part(const DecodeArgs& args, UnitState<Config>& sta
                                   int warp_in_block, const UnitPart& part, BlockParts<Config>& parts) {
   wait_copies<0>();
   __syncwarp();
-  store_unit(state, Groups<Config>{args.cache.layout}, n_heads, false,
-             PartialRows{closing_rows<Config>(slots, warp_in_block)});
+  store_unit(state, Groups<Config>{args}, n_heads, false, PartialRows{closing_rows<Config>(slots, warp_in_block)});
   store_sums(state, parts.sums[warp_in_block]);
   if (Lane().id == 0) parts.closing[warp_in_block] = part;
 }
@@ -157,7 +156,7 @@ __device__ void finish_unit(const DecodeArgs& args, const WarpMemory<Config>& me
   const int warp_in_block = warp % Config::kWarps;
   if (part.n_done == part.n_steps) {
     uint16_t* out = args.out + piece.row * args.out_stride + int64_t{place.first_head} * Config::kHeadDim;
-    store_unit(state, Groups<Config>{args.cache.layout}, place.n_heads, true, OutputRows{out, args.dtype});
+    store_unit(state, Groups<Config>{args}, place.n_heads, true, OutputRows{out, args.dtype});
   } else if (piece.unit == memory.end.unit) {
     keep_closing_part(args, state, place.n_heads, slots, warp_in_block, part, parts);
   } else {

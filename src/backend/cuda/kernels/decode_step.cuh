@@ -38,7 +38,7 @@ struct PackedKeys {
 
   // Scales of the span's group become the current ones; the spans of a group have them in common.
   __device__ void load_scales(int span) {
-    const uint32_t row = half + kCodesBytes + span / groups.key_spans() * kRowBytes + 16 * lane.j;
+    const uint32_t row = half + kCodesBytes + groups.key_group(span) * kRowBytes + 16 * lane.j;
 #pragma unroll
     for (int i = 0; i < Config::kChannelSpans; ++i) {
       const uint4 scale = load_shared_16(row + 64 * i);
@@ -51,7 +51,7 @@ struct PackedKeys {
 
   // Scores of the two tiles of a span.
   __device__ void score(int span, TileScores* s) const {
-    const int group = span / groups.key_spans();
+    const int group = groups.key_group(span);
     const float zero0 = __shfl_sync(kAllLanes, zeros[0], 4 * group + lane.j);
     const float zero1 = __shfl_sync(kAllLanes, zeros[1], 4 * group + lane.j);
     constexpr int kPlaces = 16 / kBits;
@@ -110,8 +110,8 @@ __device__ void add_packed_values(UnitState<Config>& unit, const Groups<Config>&
   uint32_t b[4];
 #pragma unroll
   for (int q = 0; q < Config::kChannelSpans; ++q) {
-    if (q % groups.value_spans() == 0) {
-      const uint4 scale = load_shared_16(scales + q / groups.value_spans() * kRowBytes);
+    if (groups.begins_value_group(q)) {
+      const uint4 scale = load_shared_16(scales + groups.value_group(q) * kRowBytes);
       b[0] = masked(multiply_halves(p0, scale.x), keep.x);
       b[1] = masked(multiply_halves(p1, scale.y), keep.y);
       b[2] = masked(multiply_halves(p2, scale.z), keep.z);
@@ -225,7 +225,7 @@ __device__ void softmax(UnitState<Config>& unit, const TileScores* s, float log2
 template <typename Config>
 __device__ void take_piece(UnitState<Config>& unit, const Piece& piece, uint32_t address, const DecodeArgs& args,
                            TileProbabilities (&p)[Config::kTokenTiles]) {
-  const Groups<Config> groups{args.cache.layout};
+  const Groups<Config> groups{args};
   const DType row_dtype = args.cache.window_dtype;
   if constexpr (Config::kPacked) {
     if (piece.kind == PieceKind::kWholeKeys) {
@@ -233,7 +233,7 @@ __device__ void take_piece(UnitState<Config>& unit, const Piece& piece, uint32_t
       PackedKeys<Config> keys(unit, groups, address);
 #pragma unroll
       for (int span = 0; span < Config::kTokenSpans; ++span) {
-        if (span % groups.key_spans() == 0) keys.load_scales(span);
+        if (groups.begins_key_group(span)) keys.load_scales(span);
         keys.score(span, s + 2 * span);
       }
       softmax<Config::kTokenTiles>(unit, s, args.log2_scale, p);

@@ -201,13 +201,11 @@ class DecodeStream {
       copy_rows(to, piece.kind == PieceKind::kKeyRows, piece.span);
       return;
     }
-    const format::PageLayout& layout = args_.cache.layout;
-    const auto keys_bytes = static_cast<int>(layout.value_codes());
     const bool keys = piece.kind == PieceKind::kWholeKeys || piece.kind == PieceKind::kPackedKeys;
     const bool whole = piece.kind == PieceKind::kWholeKeys || piece.kind == PieceKind::kWholeValues;
     const std::byte* from = args_.cache.packed_pages + page_ * args_.cache.packed_stride +
-                            step_head_ * layout.block_bytes() + (keys ? 0 : keys_bytes);
-    const int bytes = keys ? keys_bytes : static_cast<int>(layout.payload_bytes()) - keys_bytes;
+                            int64_t{step_head_} * args_.block_bytes + (keys ? 0 : args_.keys_bytes);
+    const int bytes = keys ? args_.keys_bytes : args_.values_bytes;
     if (whole) {
       copy_bytes<Config::kHalfBytes>(to, from, bytes);
       return;
