@@ -50,8 +50,7 @@ __global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
       const Piece& piece = stream.wait();
       if (piece.kind == PieceKind::kNone) break;
       if (piece.begins != 0) {
-        const UnitPlace place(args, piece.unit);
-        state.begin(args.q + piece.row * args.q_stride + int64_t{place.first_head} * Config::kHeadDim, place.n_heads,
+        state.begin(args.q + piece.row * args.q_stride + int64_t{piece.first_head} * Config::kHeadDim, piece.n_heads,
                     args.dtype);
       }
       take_piece(state, piece, stream.address(), args, p);

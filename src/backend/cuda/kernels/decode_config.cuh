@@ -25,9 +25,12 @@ struct DecodeConfig {
     constexpr int kNarrowest = kGroup == 0 ? format::kTileSpan : kGroup;
     return bits == 0 ? 0 : kStepTokens * kHeadDim * bits / 8 + 4 * kStepTokens * kHeadDim / kNarrowest;
   }
+  static constexpr bool kExact = kGroup != 0;  // halves have exactly these sizes
+  static constexpr int kKeysBytes = half_bytes(kKeyBits);
+  static constexpr int kValuesBytes = half_bytes(kValueBits);
   static constexpr int kRowBytes = 2 * kHeadDim;
   static constexpr int kRowsBytes = format::kTileSpan * kRowBytes;
-  static constexpr int kHalfBytes = half_bytes(kKeyBits > kValueBits ? kKeyBits : kValueBits);
+  static constexpr int kHalfBytes = kKeysBytes > kValuesBytes ? kKeysBytes : kValuesBytes;
   static constexpr int kSlotBytes = kHalfBytes > kRowsBytes ? kHalfBytes : kRowsBytes;
   static constexpr int kWarps = kHeadDim <= 128 ? 8 : 4;
   // As many slots as fit, up to four. The part of a unit that a warp ends with is kept in its slots.

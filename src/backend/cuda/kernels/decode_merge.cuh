@@ -149,18 +149,15 @@ __device__ void keep_closing_part(const DecodeArgs& args, UnitState<Config>& sta
 template <typename Config>
 __device__ void finish_unit(const DecodeArgs& args, const WarpMemory<Config>& memory, UnitState<Config>& state,
                             const Piece& piece, int warp, uint8_t* slots, BlockParts<Config>& parts) {
-  const UnitPlace place(args, piece.unit);
-  const int32_t n_steps = sequence_work(args.cache, args.seq_begin, place.b).n_steps;
-  const UnitPart part{piece.unit, piece.ends, n_steps,
+  const UnitPart part{piece.unit, piece.ends, piece.n_steps,
                       piece.unit == memory.begin.unit ? memory.begin.first_warp : warp};
-  const int warp_in_block = warp % Config::kWarps;
   if (part.n_done == part.n_steps) {
-    uint16_t* out = args.out + piece.row * args.out_stride + int64_t{place.first_head} * Config::kHeadDim;
-    store_unit(state, Groups<Config>{args}, place.n_heads, true, OutputRows{out, args.dtype});
+    uint16_t* out = args.out + piece.row * args.out_stride + int64_t{piece.first_head} * Config::kHeadDim;
+    store_unit(state, Groups<Config>{args}, piece.n_heads, true, OutputRows{out, args.dtype});
   } else if (piece.unit == memory.end.unit) {
-    keep_closing_part(args, state, place.n_heads, slots, warp_in_block, part, parts);
+    keep_closing_part(args, state, piece.n_heads, slots, warp % Config::kWarps, part, parts);
   } else {
-    leave_opening_part(args, state, place.n_heads, warp, part, parts.tasks[warp_in_block]);
+    leave_opening_part(args, state, piece.n_heads, warp, part, parts.tasks[warp % Config::kWarps]);
   }
 }
 
@@ -182,7 +179,7 @@ struct HeadSum {
     total = total * old_factor + warp_sum(sums.y * factor);
 #pragma unroll
     for (float4& x : sum) x = {x.x * old_factor, x.y * old_factor, x.z * old_factor, x.w * old_factor};
-    constexpr int kAtOnce = 8;
+    constexpr int kAtOnce = 16 / kVectors;
     for (int first = 0; first < n_parts; first += kAtOnce) {
       float4 loaded[kAtOnce][kVectors];
 #pragma unroll

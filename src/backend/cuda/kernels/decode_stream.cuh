@@ -22,15 +22,19 @@ __device__ __forceinline__ int value_swizzle(int token) {
 
 // What a piece is.
 enum class PieceKind : int32_t { kNone, kWholeKeys, kWholeValues, kPackedKeys, kKeyRows, kPackedValues, kValueRows };
-struct Piece {
+struct alignas(16) Piece {
   PieceKind kind;
   int32_t span;          // of its step
   int32_t n;             // valid tokens from the span's first on
   int32_t value_packed;  // of them with packed values: may be negative or more than 32
+  int32_t begins;        // 1 in the first piece that the warp has of a unit
+  int32_t ends;          // in the last: the steps that it did; else 0
+  // Of the unit.
   int32_t unit;
-  int32_t row;     // of the new token
-  int32_t begins;  // steps that the warp does of the unit, in its first piece; else 0
-  int32_t ends;    // the same in its last
+  int32_t n_steps;
+  int32_t row;         // of the new token
+  int32_t first_head;  // query head
+  int32_t n_heads;
 };
 
 // What a warp keeps in shared memory: registers are for the arithmetic.
@@ -39,7 +43,7 @@ struct WarpMemory {
   WorkBegin begin;
   WorkBegin end;
   SequenceWork work;  // of the sequence whose pieces are asked for
-  alignas(16) Piece pieces[Config::kSlots];
+  Piece pieces[Config::kSlots];
 };
 
 template <typename Config>
@@ -85,6 +89,7 @@ class DecodeStream {
   enum Kind : uint32_t { kKeys, kPackedValues, kValueRows, kKinds };
   static constexpr uint32_t kWholeKeys = kKinds * Config::kTokenSpans;
   static constexpr uint32_t kWholeValues = kWholeKeys + 1;
+  static constexpr bool kSameBytes = Config::kExact && Config::kKeysBytes == Config::kValuesBytes;
   static constexpr int kMostSpanCodes = kStepTokens * Config::kHeadDim / 8 / Config::kTokenSpans *
                                         (Config::kKeyBits > Config::kValueBits ? Config::kKeyBits : Config::kValueBits);
   static constexpr int kMostParams = Config::kHalfBytes - Config::kTokenSpans * kMostSpanCodes;
@@ -151,11 +156,12 @@ class DecodeStream {
       step_ = next_step_;
       step_unit_ = unit_;
       step_head_ = head_;
+      step_group_ = group_;
       page_ = next_page_;
       rows_ = next_rows_;
       const int32_t first_step = unit_ == memory_.begin.unit ? memory_.begin.step : 0;
       const int32_t end_step = unit_ == memory_.end.unit ? memory_.end.step : work.n_steps;
-      begins_ = step_ == first_step ? end_step - first_step : 0;
+      begins_ = step_ == first_step ? 1 : 0;
       ends_ = step_ == end_step - 1 ? end_step - first_step : 0;
       if (++next_step_ >= work.n_steps) next_unit();
       if (entered_ && !at_end()) load_tables(next_step_);
@@ -189,7 +195,10 @@ class DecodeStream {
     piece.n = tokens_.n - first;
     piece.value_packed = tokens_.value_packed - first;
     piece.unit = step_unit_;
+    piece.n_steps = memory_.work.n_steps;
     piece.row = static_cast<int32_t>(memory_.work.row);
+    piece.first_head = step_head_ * args_.heads_per_kv + step_group_ * kHeadsPerUnit;
+    piece.n_heads = min(args_.heads_per_kv - step_group_ * kHeadsPerUnit, kHeadsPerUnit);
     piece.begins = begins_;
     piece.ends = pieces_ == 0 ? ends_ : 0;
     begins_ = 0;
@@ -202,28 +211,40 @@ class DecodeStream {
       return;
     }
     const bool keys = piece.kind == PieceKind::kWholeKeys || piece.kind == PieceKind::kPackedKeys;
-    const bool whole = piece.kind == PieceKind::kWholeKeys || piece.kind == PieceKind::kWholeValues;
     const std::byte* from = args_.cache.packed_pages + page_ * args_.cache.packed_stride +
-                            int64_t{step_head_} * args_.block_bytes + (keys ? 0 : args_.keys_bytes);
-    const int bytes = keys ? args_.keys_bytes : args_.values_bytes;
-    if (whole) {
-      copy_bytes<Config::kHalfBytes>(to, from, bytes);
+                            int64_t{step_head_} * args_.block_bytes + (keys ? 0 : keys_bytes());
+    if (piece.kind == PieceKind::kWholeKeys || (piece.kind == PieceKind::kWholeValues && kSameBytes)) {
+      copy_bytes<Config::kKeysBytes, Config::kExact>(to, from, keys_bytes());
+      return;
+    }
+    if (piece.kind == PieceKind::kWholeValues) {
+      copy_bytes<Config::kValuesBytes, Config::kExact>(to, from, values_bytes());
       return;
     }
     const int codes = kStepTokens * Config::kHeadDim / 8 * (keys ? Config::kKeyBits : Config::kValueBits);
     const int span_codes = codes / Config::kTokenSpans;
-    copy_bytes<kMostSpanCodes>(to + piece.span * span_codes, from + piece.span * span_codes, span_codes);
-    copy_bytes<kMostParams>(to + codes, from + codes, bytes - codes);
+    copy_bytes<kMostSpanCodes, false>(to + piece.span * span_codes, from + piece.span * span_codes, span_codes);
+    copy_bytes<kMostParams, false>(to + codes, from + codes, (keys ? keys_bytes() : values_bytes()) - codes);
+  }
+  __device__ int keys_bytes() const {
+    return Config::kExact ? Config::kKeysBytes : args_.keys_bytes;
+  }
+  __device__ int values_bytes() const {
+    return Config::kExact ? Config::kValuesBytes : args_.values_bytes;
   }
 
-  template <int kMost>
+  // kExact: `bytes` is kMost, a multiple of what a warp copies at a time.
+  template <int kMost, bool kExact>
   __device__ void copy_bytes(uint32_t to, const std::byte* from, int bytes) const {
-    const int lane = Lane().id;
+    constexpr int kAtOnce = 16 * kWarpLanes;
+    static_assert(!kExact || kMost % kAtOnce == 0);
+    const int lane_offset = 16 * Lane().id;
     const uint64_t policy = evict_first_policy();
+    to += lane_offset;
+    from += lane_offset;
 #pragma unroll
-    for (int i = 0; i < kMost; i += 16 * kWarpLanes) {
-      const int offset = i + 16 * lane;
-      if (offset < bytes) copy_async_16(to + offset, from + offset, policy);
+    for (int i = 0; i < kMost; i += kAtOnce) {
+      if (kExact || i + lane_offset < bytes) copy_async_16(to + i, from + i, policy);
     }
   }
 
@@ -241,21 +262,30 @@ class DecodeStream {
     const uint64_t policy = evict_first_policy();
     const int lane = Lane().id;
     const int chunk = lane % kChunks;
+    constexpr int kAtOnce = kWarpLanes / kChunks;  // rows that a warp copies at a time
 #pragma unroll 1
     for (int page = 0; page < format::kTileSpan / format::kWindowPageTokens; ++page) {
       const int first_token = page * format::kWindowPageTokens;
-      const int32_t id =
-          __shfl_sync(kAllLanes, rows_,
-                      (keys ? 0 : kWindowPages) + (span * format::kTileSpan + first_token) / format::kWindowPageTokens);
+      const int from_lane =
+          (keys ? 0 : kWindowPages) + (span * format::kTileSpan + first_token) / format::kWindowPageTokens;
+      const int32_t id = __shfl_sync(kAllLanes, rows_, from_lane);
+      const int lane_token = lane / kChunks;
       const auto* stored =
           reinterpret_cast<const uint16_t*>(args_.cache.window_pages + id * args_.cache.window_stride) +
-          head * format::kWindowPageTokens;
-#pragma unroll 2
-      for (int i = lane / kChunks; i < format::kWindowPageTokens; i += kWarpLanes / kChunks) {
-        const int token = first_token + i;
-        const uint16_t* row = token < n_stored ? stored + i * Config::kHeadDim : new_row;
+          head * format::kWindowPageTokens + lane_token * Config::kHeadDim + chunk * 8;
+      const uint32_t rows = to + (first_token + lane_token) * Config::kRowBytes;
+      const bool all_stored = first_token + format::kWindowPageTokens <= min(n_stored, n_valid);
+#pragma unroll
+      for (int i = 0; i < format::kWindowPageTokens; i += kAtOnce) {
+        const int token = first_token + lane_token + i;
         const int place = chunk ^ (keys ? key_swizzle(token) : value_swizzle(token));
-        copy_or_zero_async_16(to + token * Config::kRowBytes + place * 16, row + chunk * 8, token < n_valid, policy);
+        const uint32_t at = rows + i * Config::kRowBytes + place * 16;
+        if (all_stored) {
+          copy_async_16(at, stored + i * Config::kHeadDim, policy);
+        } else {
+          const uint16_t* row = token < n_stored ? stored + i * Config::kHeadDim : new_row + chunk * 8;
+          copy_or_zero_async_16(at, row, token < n_valid, policy);
+        }
       }
     }
   }
@@ -279,6 +309,7 @@ class DecodeStream {
   int32_t step_ = 0;
   int32_t step_unit_ = 0;
   int32_t step_head_ = 0;
+  int32_t step_group_ = 0;
   int32_t page_ = 0;
   int32_t rows_ = 0;
   int32_t begins_ = 0;
