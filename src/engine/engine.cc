@@ -74,7 +74,7 @@ void Engine::run(std::span<const std::unique_ptr<Sequence>> sequences) {
     tokens.insert(tokens.end(), sequence->tokens.end() - sequence->n_new(), sequence->tokens.end());
     last_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
   }
-  const TensorView<const float, 2> logits = decoder_->step(cache_, {.tokens = tokens, .logit_rows = last_rows});
+  const TensorView<const float, 2> logits = decoder_->step(cache_, {.tokens = tokens, .logit_rows = last_rows}).logits;
 
   std::vector<TokenId> chosen;
   for (size_t i = 0; i < sequences.size(); ++i) {

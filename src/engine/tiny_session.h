@@ -35,7 +35,7 @@ struct TinySession {
       const StepSequence entry{.id = id, .n_new = static_cast<int32_t>(input.size())};
       const int32_t last_row = entry.n_new - 1;
       if (!cache.reserve({&entry, 1})) return {};
-      const auto logits = decoder.step(cache, {.tokens = input, .logit_rows = {&last_row, 1}});
+      const auto logits = decoder.step(cache, {.tokens = input, .logit_rows = {&last_row, 1}}).logits;
       input = {argmax({logits.data, static_cast<size_t>(logits.size())})};
       output.push_back(input.front());
     }

@@ -7,7 +7,6 @@
 #include <random>
 
 #include "cache/kv_cache.h"
-#include "engine/sampler.h"
 
 namespace kivi {
 namespace {
@@ -26,8 +25,7 @@ class Run {
     const int32_t last_row = entry.n_new - 1;
     const auto start = std::chrono::steady_clock::now();
     if (!cache_.reserve({&entry, 1})) fail(ErrorCode::kInternal, "KV cache {} is full", cache_.config().name);
-    const auto logits = decoder_->step(cache_, {.tokens = tokens, .logit_rows = {&last_row, 1}});
-    next_ = argmax({logits.data, static_cast<size_t>(logits.size())});
+    next_ = decoder_->step(cache_, {.tokens = tokens, .argmax_rows = {&last_row, 1}}).argmax.front();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   double decode(int64_t n) {

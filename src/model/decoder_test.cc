@@ -40,7 +40,7 @@ class Runner {
     EXPECT_TRUE(cache_.reserve(sequences));
     std::vector<int32_t> rows(tokens.size());
     std::iota(rows.begin(), rows.end(), 0);
-    const auto logits = decoder_.step(cache_, {.tokens = tokens, .logit_rows = rows});
+    const auto logits = decoder_.step(cache_, {.tokens = tokens, .logit_rows = rows}).logits;
     Matrix out;
     for (int64_t i = 0; i < logits.shape[0]; ++i) out.emplace_back(&logits(i, 0), &logits(i, 0) + logits.shape[1]);
     return out;

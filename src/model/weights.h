@@ -12,11 +12,13 @@
 namespace kivi {
 
 struct LayerWeights {
-  Tensor attention_norm;                    // [hidden]
-  std::unique_ptr<Weight> q, k, v, output;  // [H*D, hidden], [K*D, hidden], [K*D, hidden], [hidden, H*D]
-  Tensor q_bias, k_bias, v_bias;            // empty where the model has none
-  Tensor mlp_norm;                          // [hidden]
-  std::unique_ptr<Weight> gate, up, down;   // [ffn, hidden], [ffn, hidden], [hidden, ffn]
+  Tensor attention_norm;            // [hidden]
+  std::unique_ptr<Weight> qkv;      // [(H + 2 K) * D, hidden]: q, then k, then v
+  Tensor qkv_bias;                  // [(H + 2 K) * D]; empty where the model has none
+  std::unique_ptr<Weight> output;   // [hidden, H * D]
+  Tensor mlp_norm;                  // [hidden]
+  std::unique_ptr<Weight> gate_up;  // [2 * ffn, hidden]: gate, then up
+  std::unique_ptr<Weight> down;     // [hidden, ffn]
 };
 
 struct ModelWeights {
