@@ -16,9 +16,10 @@ struct Outcome {
 
 class EngineTest : public ::testing::Test {
  protected:
-  Engine make_engine(const KvConfig& kv, const KvCapacity& capacity, int64_t max_step_tokens = 4096) {
+  Engine make_engine(const KvConfig& kv, const KvCapacity& capacity, int64_t max_step_tokens = 4096,
+                     int64_t horizon = 512) {
     return Engine(*session.backend, session.decoder,
-                  {.kv = kv, .capacity = capacity, .max_step_tokens = max_step_tokens});
+                  {.kv = kv, .capacity = capacity, .max_step_tokens = max_step_tokens, .horizon = horizon});
   }
   Request request(int64_t n_prompt, int64_t n_output, uint32_t seed) const {
     return {.prompt = session.random_tokens(n_prompt, seed), .max_new_tokens = n_output};
@@ -88,26 +89,121 @@ TEST_F(EngineTest, CountsWhatItRuns) {
 
 TEST_F(EngineTest, PromptsShareAStepUpToItsLimit) {
   Engine engine = make_engine(parse_kv_config("f16"), {.max_tokens = 64, .max_sequences = 4}, 25);
-  for (uint32_t i = 0; i < 2; ++i) engine.submit(request(12, 9, i));
-  engine.submit(request(40, 9, 2));  // alone more than a step's limit
+  for (uint32_t i = 0; i < 3; ++i) engine.submit(request(12, 9, i));
   EXPECT_EQ(engine.step().size(), 2U);
-  EXPECT_EQ(engine.step().size(), 2U);  // must wait while others run
+  EXPECT_EQ(engine.stats().prefill_tokens, 12 + 12);
+  EXPECT_EQ(engine.step().size(), 3U);  // those that decode do not count
   EXPECT_EQ(run(engine).size(), 3U);
-  EXPECT_EQ(engine.stats().prefill_tokens, 12 + 12 + 40);
+  EXPECT_EQ(engine.stats().prefill_tokens, 12 + 12 + 12);
+  EXPECT_EQ(engine.stats().max_running, 3);
+}
+
+TEST_F(EngineTest, LongPromptsRunInChunksBesideOthers) {
+  const KvConfig kv = parse_kv_config("f16");
+  Engine engine = make_engine(kv, {.max_tokens = 128, .max_sequences = 4}, 25);
+  const std::vector<Request> requests = {request(12, 20, 0), request(60, 5, 1), request(25, 5, 2)};
+  for (const Request& asked : requests) engine.submit(asked);
+  std::map<RequestId, Outcome> outcomes;
+  // Of 25 tokens a step the first prompt leaves 13 to the second, which goes on with 25 and 22; the third fits a step
+  // and is never cut.
+  for (const int64_t prefill : {12 + 13, 25, 22, 25}) {
+    const int64_t before = engine.stats().prefill_tokens;
+    for (Event& event : engine.step()) outcomes[event.id].tokens.push_back(event.token.value());
+    EXPECT_EQ(engine.stats().prefill_tokens - before, prefill);
+  }
+  EXPECT_EQ(engine.stats().decode_tokens, 3 + 1);
+  for (auto& [id, outcome] : run(engine)) {
+    outcomes[id].tokens.insert(outcomes[id].tokens.end(), outcome.tokens.begin(), outcome.tokens.end());
+  }
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const auto alone = session.continue_greedily(kv, requests[i].prompt, requests[i].max_new_tokens);
+    EXPECT_EQ(outcomes[static_cast<RequestId>(i)].tokens, alone) << i;
+  }
+}
+
+TEST_F(EngineTest, ChunksOfAPackedCacheAttendToWhatIsStored) {
+  const KvConfig kv = small_kivi2();
+  const Request asked = request(100, 6, 3);
+  Engine engine = make_engine(kv, {.max_tokens = 128}, 40);
+  engine.submit(asked);
+  const std::vector<TokenId> chunked = run(engine)[0].tokens;
+  // The same by hand.
+  KvCache cache(*session.backend, session.decoder.kv_shape(), kv, {.max_tokens = 128});
+  const SequenceId id = cache.create();
+  std::vector<TokenId> wanted;
+  std::vector<TokenId> input;
+  const auto step = [&](std::span<const TokenId> tokens) {
+    const StepSequence entry{.id = id, .n_new = static_cast<int32_t>(tokens.size())};
+    const int32_t last_row = entry.n_new - 1;
+    ASSERT_TRUE(cache.reserve({&entry, 1}));
+    const auto output = session.decoder.step(cache, {.tokens = tokens, .argmax_rows = {&last_row, 1}});
+    input.assign(output.argmax.begin(), output.argmax.end());
+  };
+  for (const auto& [first, n] : {std::pair{0, 40}, {40, 40}, {80, 20}}) step(std::span(asked.prompt).subspan(first, n));
+  for (wanted = input; wanted.size() < 6; wanted.push_back(input.front())) step(std::vector(input));
+  EXPECT_EQ(chunked, wanted);
+}
+
+TEST_F(EngineTest, GreedyAndSampledRequestsShareSteps) {
+  const KvConfig kv = parse_kv_config("f16");
+  std::vector<Request> requests = {request(12, 9, 0), request(5, 9, 1), request(7, 9, 2), request(9, 9, 3)};
+  requests[1].sampling = {.temperature = 1.5, .seed = 7};
+  requests[2].sampling = {.repetition_penalty = 1.3};  // greedy, but not the argmax
+  std::vector<std::vector<TokenId>> alone;
+  for (const Request& asked : requests) {
+    Engine engine = make_engine(kv, {.max_tokens = 64});
+    engine.submit(asked);
+    alone.push_back(run(engine)[0].tokens);
+  }
+  Engine together = make_engine(kv, {.max_tokens = 64, .max_sequences = 4});
+  for (const Request& asked : requests) together.submit(asked);
+  auto outcomes = run(together);
+  for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(outcomes[static_cast<RequestId>(i)].tokens, alone[i]) << i;
 }
 
 TEST_F(EngineTest, PreemptsTheYoungestWhenPagesRunOut) {
   const KvConfig kv = parse_kv_config("f16");
-  // Keys and values of 16 tokens a page: room for 6 pages, 48 tokens in all. Three sequences start, two must wait.
+  // Keys and values of 16 tokens a page: room for 6 pages, 48 tokens in all. Three sequences start, as nobody looks
+  // ahead, and two must give way.
   const int64_t room = 6 * window_page_bytes(session.decoder.kv_shape());
-  Engine engine = make_engine(kv, {.max_tokens = 48, .max_sequences = 3, .memory_bytes = room});
+  Engine engine = make_engine(kv, {.max_tokens = 48, .max_sequences = 3, .memory_bytes = room}, 4096, 0);
   std::vector<Request> requests = {request(12, 30, 1), request(14, 30, 2), request(9, 30, 3)};
   for (const Request& asked : requests) engine.submit(asked);
   auto outcomes = run(engine);
   for (size_t i = 0; i < requests.size(); ++i) {
     EXPECT_EQ(outcomes[static_cast<RequestId>(i)].tokens, session.continue_greedily(kv, requests[i].prompt, 30)) << i;
   }
-  EXPECT_GE(engine.stats().preemptions, 1);
+  EXPECT_GE(engine.stats().preemptions, 2);
+  EXPECT_EQ(engine.stats().max_running, 3);
+}
+
+TEST_F(EngineTest, StartsWhatWillHaveRoom) {
+  const KvConfig kv = parse_kv_config("f16");
+  // Room for 12 pages. Each of the sequences needs 2 at first and 4 in the end.
+  const int64_t room = 12 * window_page_bytes(session.decoder.kv_shape());
+  Engine engine = make_engine(kv, {.max_tokens = 32, .max_sequences = 8, .memory_bytes = room});
+  for (uint32_t i = 0; i < 8; ++i) engine.submit(request(4, 24, i));
+  const auto outcomes = run(engine);
+  for (const auto& [id, outcome] : outcomes) EXPECT_EQ(outcome.tokens.size(), 24U) << id;
+  EXPECT_EQ(engine.stats().preemptions, 0);
+  EXPECT_EQ(engine.stats().max_running, 3);
+}
+
+TEST_F(EngineTest, SkippedPromptsTakePagesAndNoTime) {
+  const KvConfig kv = small_kivi2();
+  Engine engine(*session.backend, session.decoder,
+                {.kv = kv, .capacity = {.max_tokens = 100, .max_sequences = 3}, .skip_prompts = true});
+  for (uint32_t i = 0; i < 3; ++i) engine.submit(request(50, 4, i));
+  EXPECT_EQ(engine.step().size(), 3U);
+  EXPECT_EQ(engine.cache().allocated_bytes(), 3 * memory_of(engine.cache().shape(), kv, 50).allocated_bytes());
+  run(engine);
+  EXPECT_EQ(engine.stats().prefill_tokens, 0);
+  EXPECT_EQ(engine.stats().decode_tokens, 12);
+}
+
+TEST_F(EngineTest, RefusesOptionsThatMakeNoSense) {
+  EXPECT_THROW(make_engine(small_kivi2(), {.max_tokens = 10}, 0), Error);
+  EXPECT_THROW(make_engine(small_kivi2(), {.max_tokens = 10}, 10, -1), Error);
 }
 
 TEST_F(EngineTest, RefusesWhatCannotBeServed) {
