@@ -27,7 +27,7 @@ struct BackendInfo {
   int n_threads = 1;
 };
 
-// Memory of a backend. Owns it; zeroed; aligned to 64 bytes at least.
+// Memory of a backend. Owns it; zeroed; aligned to 64 bytes at least. Its end waits for operations that use it.
 class Buffer {
  public:
   virtual ~Buffer() = default;
@@ -169,6 +169,7 @@ class Backend {
 
   // Throws Error{kOutOfMemory} saying what was asked. Memory of the CPU is committed as it is first written.
   virtual std::unique_ptr<Buffer> allocate(size_t size_bytes) = 0;
+  // In the order of operations; `host` is free for other use when the call returns.
   virtual void copy_to_device(void* device, const void* host, size_t size_bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, size_t size_bytes) = 0;  // waits for what was asked before
   virtual void synchronize() = 0;
@@ -185,6 +186,9 @@ class Backend {
   // number of columns and point into a file mapping that outlives the result; backends of the CPU read it in place.
   virtual std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) = 0;
   std::unique_ptr<Weight> load_weight(const WeightView& weight) { return load_weight({&weight, 1}); }
+  // A 16-bit matrix of numbers drawn evenly from -scale to scale, for measurements without a model file. Throws
+  // Error{kUnsupported} where there is none.
+  virtual std::unique_ptr<Weight> random_weight(int64_t rows, int64_t cols, float scale, uint64_t seed);
 
   // Throw Error{kInternal} on shapes that contradict each other, Error{kUnsupported} on a case without a kernel.
   virtual void embed(const EmbedArgs& args) = 0;
