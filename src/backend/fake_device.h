@@ -68,8 +68,8 @@ class FakeDevice : public Backend {
     ++counts_.recordings;
     auto recording = std::make_unique<FakeRecording>();
     recording_ = &recording->operations;
+    const std::shared_ptr<void> end(nullptr, [this](void*) { recording_ = nullptr; });  // should run() throw
     run();
-    recording_ = nullptr;
     return recording;
   }
   void replay(const Recording& recording) override {
@@ -204,7 +204,8 @@ class FakeDevice : public Backend {
       const int64_t depth = original_.rank == 3 ? original_.shape[2] : 1;
       for (int64_t i = 0; i < original_.shape[0] * original_.shape[1] * depth; ++i) {
         const int64_t n = i / depth / original_.shape[1];
-        const int64_t offset = n * original_.stride[0] + i / depth % original_.shape[1] * original_.stride[1] + i % depth;
+        const int64_t offset =
+            n * original_.stride[0] + i / depth % original_.shape[1] * original_.stride[1] + i % depth;
         visit(static_cast<uint16_t*>(original_.data)[offset], values_[static_cast<size_t>(i)],
               original_.dtype == DType::kF16);
       }

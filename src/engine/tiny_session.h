@@ -1,4 +1,4 @@
-// A small random model on the reference backend, for tests of what runs models.
+// A small random model, for tests of what runs models; on the reference backend if no other is given.
 #pragma once
 
 #include <memory>
@@ -12,6 +12,9 @@
 namespace kivi {
 
 struct TinySession {
+  TinySession() = default;
+  explicit TinySession(std::unique_ptr<Backend> other) : backend(std::move(other)) {}
+
   std::vector<std::byte> file = TinyModel{}.build().build();
   GgufFile gguf{std::span<const std::byte>(file)};
   ModelConfig config = read_config(gguf);

@@ -86,9 +86,7 @@ TEST(DecoderOnADevice, RecordingsGiveTheSameBits) {
   Recorded recorded(true);
   Recorded plain(false);
   int64_t n_recordings = 0;
-  const auto expect_recordings = [&](int64_t n) {
-    EXPECT_EQ(recorded.counts().recordings, n_recordings += n);
-  };
+  const auto expect_recordings = [&](int64_t n) { EXPECT_EQ(recorded.counts().recordings, n_recordings += n); };
   for (Recorded* r : {&recorded, &plain}) {
     for (int i = 0; i < 3; ++i) r->create(0, 20 + 30 * i);
     for (int i = 0; i < 6; ++i) r->create(1, 5 + i);
