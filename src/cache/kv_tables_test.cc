@@ -21,7 +21,8 @@ enum class Kind { kPacked, kKeys, kValues };
 // Drives a cache at random and checks every table.
 class Driver {
  public:
-  Driver(Backend& backend, const char* kv) : cache_(backend, kShape, parse_kv_config(kv), kCapacity) {}
+  Driver(Backend& backend, const char* kv, int64_t max_tokens)
+      : cache_(backend, kShape, parse_kv_config(kv), {.max_tokens = max_tokens, .max_sequences = kSequences}) {}
 
   void step() {
     if (random_() % 4 == 0 && alive_.size() < 6) alive_.push_back(cache_.create());
@@ -30,7 +31,7 @@ class Driver {
     std::vector<StepSequence> step;
     for (size_t i = 0; i < alive_.size();) {
       const int32_t n_new = random_() % 9 == 0 ? static_cast<int32_t>(random_() % 200) + 1 : 1;
-      if (cache_.n_tokens(alive_[i]) + n_new > kCapacity.max_tokens) {
+      if (cache_.n_tokens(alive_[i]) + n_new > kTokens) {
         release(i);
       } else if (random_() % 10 == 0) {
         ++i;  // not in this step
@@ -46,7 +47,8 @@ class Driver {
   }
 
  private:
-  static constexpr KvCapacity kCapacity{.max_tokens = 900, .max_sequences = 7};
+  static constexpr int64_t kSequences = 7;
+  static constexpr int64_t kTokens = 900;
   using Place = std::tuple<SequenceId, Kind, int64_t>;  // sequence, kind, page of tokens
   using Pages = std::map<Place, std::byte*>;
 
@@ -58,12 +60,12 @@ class Driver {
 
   // Pages hold what was stored in them for as long as it is read, and nobody else's.
   void check(std::span<const StepSequence> step) {
-    const format::KvBatchView view = cache_.view(1, kCapacity.max_sequences);
-    const auto seq_begin = cache_.seq_begin(kCapacity.max_sequences).as<const int32_t, 1>();
+    const format::KvBatchView view = cache_.view(1, kSequences);
+    const auto seq_begin = cache_.seq_begin(kSequences).as<const int32_t, 1>();
     Pages before;  // what the step reads
     Pages after;   // and what it leaves
     int32_t row = 0;
-    for (int64_t b = 0; b < kCapacity.max_sequences; ++b) {
+    for (int64_t b = 0; b < kSequences; ++b) {
       const bool in_step = b < std::ssize(step);
       ASSERT_EQ(seq_begin[b], row);
       ASSERT_EQ(view.n_past(b), in_step ? cache_.n_tokens(step[b].id) : 0);
@@ -71,7 +73,7 @@ class Driver {
       if (in_step) add_pages(view, b, step[b].id, view.n_past(b), before);
       if (in_step) add_pages(view, b, step[b].id, view.n_past(b) + step[b].n_new, after);
     }
-    ASSERT_EQ(seq_begin[kCapacity.max_sequences], row);
+    ASSERT_EQ(seq_begin[kSequences], row);
     std::set<std::byte*> distinct;
     for (const auto& [place, page] : before) ASSERT_EQ(pages_.at(place), page) << "a page has moved";
     for (const auto& [place, page] : after) {
@@ -112,10 +114,12 @@ class KvTablesTest : public testing::TestWithParam<const char*> {};
 
 TEST_P(KvTablesTest, APageStaysWhileItIsRead) {
   const auto backend = make_backend({.device = "reference", .n_threads = 1});
-  Driver driver(*backend, GetParam());
-  for (int i = 0; i < 600; ++i) {
-    driver.step();
-    ASSERT_FALSE(HasFatalFailure()) << "step " << i;
+  for (const int64_t max_tokens : {900, 300000}) {  // narrow tables, and wide ones that are uploaded in parts
+    Driver driver(*backend, GetParam(), max_tokens);
+    for (int i = 0; i < 600; ++i) {
+      driver.step();
+      ASSERT_FALSE(HasFatalFailure()) << "step " << i << " of " << max_tokens;
+    }
   }
 }
 

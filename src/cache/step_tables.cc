@@ -42,8 +42,7 @@ TensorView<const int32_t, 2> StepTables::table(int64_t n, int64_t column, int64_
 
 void StepTables::begin() {
   n_added_ = 0;
-  changed_begin_ = 0;
-  changed_end_ = rows_;  // the lengths are new in every step
+  changed_.assign({{0, rows_}});  // the lengths are new in every step
 }
 
 void StepTables::add(int32_t n_past, int32_t n_new) {
@@ -70,20 +69,15 @@ void StepTables::end() {
   std::fill(image_.begin() + n_added_, image_.begin() + n_sequences_, 0);
   std::fill(image_.begin() + seq_begin_ + n_added_ + 1, image_.begin() + seq_begin_ + n_sequences_ + 1,
             image_[seq_begin_ + n_added_]);
-  upload();
+  for (const Range& range : changed_) {
+    backend_->copy_to_device(device(range.begin), image_.data() + range.begin,
+                             static_cast<size_t>(range.end - range.begin) * sizeof(int32_t));
+  }
 }
 
 void StepTables::changed(int64_t begin, int64_t end) {
-  if (begin > changed_end_ + kGap) {
-    upload();
-    changed_begin_ = begin;
-  }
-  changed_end_ = end;
-}
-
-void StepTables::upload() {
-  backend_->copy_to_device(device(changed_begin_), image_.data() + changed_begin_,
-                           static_cast<size_t>(changed_end_ - changed_begin_) * sizeof(int32_t));
+  if (begin > changed_.back().end + kGap) changed_.push_back({begin, end});
+  changed_.back().end = end;
 }
 
 }  // namespace kivi

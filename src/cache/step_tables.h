@@ -53,7 +53,6 @@ class StepTables {
   int32_t* device(int64_t offset) const;
   int64_t row_offset(int64_t b) const { return rows_ + b * row_; }
   void changed(int64_t begin, int64_t end);
-  void upload();
 
   Backend* backend_;
   int64_t n_sequences_;
@@ -64,8 +63,11 @@ class StepTables {
   std::shared_ptr<const Buffer> memory_;
   std::vector<int32_t> image_;
   int64_t n_added_ = 0;
-  int64_t changed_begin_ = 0;  // what is yet to be uploaded
-  int64_t changed_end_ = 0;
+  struct Range {
+    int64_t begin;
+    int64_t end;
+  };
+  std::vector<Range> changed_;  // of the image, ascending
 };
 
 }  // namespace kivi

@@ -55,6 +55,9 @@ class Engine {
   // make no sense.
   Engine(Backend& backend, Decoder& decoder, const EngineOptions& options);
 
+  // Prepares the device for steps of every size, so that the first requests do not wait for it.
+  void warm_up() { decoder_->record_ahead(cache_); }
+
   // Queues a request. One that can never be served ends with a kFailed event in the next step.
   RequestId submit(Request request);
   // Ends a request; its last event comes from the next step. No effect if it has ended.

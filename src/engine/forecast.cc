@@ -8,10 +8,18 @@ namespace {
 constexpr int64_t kStride = 32;  // tokens between moments
 constexpr int64_t kSizeTokens = format::kWindowPageTokens;
 
+// Slabs that free pages among others hold, in a cache that does not have room for everything.
+int64_t n_spare_slabs(const KvCache& cache) {
+  const KvPages each = most_pages_of(cache.config(), cache.capacity().max_tokens);
+  const int64_t n = cache.capacity().max_sequences;
+  const int64_t n_slabs = cache.arena().n_slabs();
+  return n_slabs == cache.arena().layout().n_slabs({n * each.packed, n * each.window}) ? 0 : n_slabs / 64;
+}
+
 }  // namespace
 
 Forecast::Forecast(const KvCache& cache, int64_t horizon)
-    : n_slabs_(static_cast<double>(cache.arena().n_slabs() - cache.arena().n_slabs() / 64)),
+    : n_slabs_(static_cast<double>(cache.arena().n_slabs() - n_spare_slabs(cache))),
       loads_(static_cast<size_t>(horizon / kStride + 1)) {
   for (int64_t n = 0; n < cache.capacity().max_tokens + kSizeTokens; n += kSizeTokens) {
     sizes_.push_back(cache.arena().layout().share_of_slabs(most_pages_of(cache.config(), n)));

@@ -31,14 +31,18 @@ void check(const KvCache& cache, const DecoderStep& step) {
   }
 }
 
+int64_t padded_batch(int64_t n, int64_t most) {
+  return std::min(kivi::padded_batch(n), most);
+}
+
 }  // namespace
 
 Decoder::Decoder(Backend& backend, const ModelWeights& weights) : backend_(&backend), weights_(&weights) {}
 
-KvShape Decoder::kv_shape() const {
-  return {.n_layers = static_cast<int>(config().n_layers),
-          .n_kv_heads = static_cast<int>(config().n_kv_heads),
-          .head_dim = static_cast<int>(config().head_dim)};
+KvShape kv_shape(const ModelConfig& config) {
+  return {.n_layers = static_cast<int>(config.n_layers),
+          .n_kv_heads = static_cast<int>(config.n_kv_heads),
+          .head_dim = static_cast<int>(config.head_dim)};
 }
 
 void Decoder::reserve(int64_t n_rows, int64_t n_wanted_rows) {
@@ -55,7 +59,7 @@ DecoderOutput Decoder::step(KvCache& cache, const DecoderStep& step) {
   const bool chooses_all = n_best == n_rows && step.logit_rows.empty();
   const Recorded* recorded = nullptr;
   if (is_decode(cache)) {
-    const int64_t padded = std::min<int64_t>(padded_batch(n_rows), cache.capacity().max_sequences);
+    const int64_t padded = padded_batch(n_rows, cache.capacity().max_sequences);
     reserve(padded, std::max({std::ssize(step.logit_rows), n_best, chooses_all ? padded : 0}));
     recorded = record(cache, padded, chooses_all);
   } else {
@@ -80,6 +84,14 @@ DecoderOutput Decoder::step(KvCache& cache, const DecoderStep& step) {
   }
   return {.logits = {host_logits_.data(), {n_logits, config().vocab_size}},
           .argmax = std::span(host_best_).first(static_cast<size_t>(n_best))};
+}
+
+void Decoder::record_ahead(const KvCache& cache) {
+  const int64_t most = cache.capacity().max_sequences;
+  reserve(most, most);
+  for (int64_t n = 1; n <= most; n = padded_batch(n, most) + 1) {
+    if (record(cache, padded_batch(n, most), true) == nullptr) return;
+  }
 }
 
 const Decoder::Recorded* Decoder::record(const KvCache& cache, int64_t n_rows, bool chooses) {

@@ -40,18 +40,23 @@ constexpr int64_t padded_batch(int64_t n) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
+KvShape kv_shape(const ModelConfig& config);
+
 class Decoder {
  public:
   // `weights` and the backend must outlive the decoder.
   Decoder(Backend& backend, const ModelWeights& weights);
 
   const ModelConfig& config() const { return weights_->config; }
-  KvShape kv_shape() const;
+  KvShape kv_shape() const { return kivi::kv_shape(config()); }
 
   // Allocates what steps of so many rows and wanted rows need. A larger step allocates by itself, which costs its
   // recordings.
   void reserve(int64_t n_rows, int64_t n_wanted_rows);
   int64_t activation_bytes() const { return activations_.size_bytes(); }
+
+  // Records greedy steps of every batch size of a cache ahead of time, where the backend records.
+  void record_ahead(const KvCache& cache);
 
   // Runs a step that `cache` has reserved, and commits it. Comes back before the device is done if nothing is wanted.
   DecoderOutput step(KvCache& cache, const DecoderStep& step);

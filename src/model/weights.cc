@@ -25,7 +25,7 @@ class Loader {
   Tensor vector(std::string_view name) const {
     std::vector<float> values;
     append(file_.tensor(name).view, values);
-    return upload(values);
+    return upload_vector(backend_, values);
   }
 
   // The biases of stacked matrices: zeros for one that the file does not have, empty if it has none of them.
@@ -42,13 +42,7 @@ class Loader {
       if (tensor == nullptr) values.resize(values.size() + static_cast<size_t>(bias.n));
       any = any || tensor != nullptr;
     }
-    return any ? upload(values) : Tensor();
-  }
-
-  Tensor upload(const std::vector<float>& values) const {
-    Tensor out(backend_, DType::kF32, {static_cast<int64_t>(values.size())});
-    backend_.copy_to_device(out.view().data, values.data(), values.size() * sizeof(float));
-    return out;
+    return any ? upload_vector(backend_, values) : Tensor();
   }
 
  private:
@@ -61,6 +55,8 @@ class Loader {
   const GgufFile& file_;
 };
 
+}  // namespace
+
 std::vector<float> inverse_frequencies(const RopeConfig& rope) {
   std::vector<float> out;
   for (int64_t i = 0; i < rope.n_dims / 2; ++i) {
@@ -71,7 +67,11 @@ std::vector<float> inverse_frequencies(const RopeConfig& rope) {
   return out;
 }
 
-}  // namespace
+Tensor upload_vector(Backend& backend, const std::vector<float>& values) {
+  Tensor out(backend, DType::kF32, {std::ssize(values)});
+  backend.copy_to_device(out.view().data, values.data(), values.size() * sizeof(float));
+  return out;
+}
 
 ModelWeights load_weights(Backend& backend, const GgufFile& file, const ModelConfig& config) {
   const TensorNames& names = config.architecture->names;
@@ -83,7 +83,7 @@ ModelWeights load_weights(Backend& backend, const GgufFile& file, const ModelCon
   weights.embedding = load.matrix(names.token_embd);
   weights.output_norm = load.vector(names.output_norm);
   if (!config.tied_output) weights.output = load.matrix(names.output);
-  weights.inverse_frequency = load.upload(inverse_frequencies(config.rope));
+  weights.inverse_frequency = upload_vector(backend, inverse_frequencies(config.rope));
   for (int64_t i = 0; i < config.n_layers; ++i) {
     LayerWeights layer;
     layer.attention_norm = load.vector(names.attn_norm(i));

@@ -32,6 +32,10 @@ struct ModelWeights {
   const Weight& head() const { return output ? *output : *embedding; }
 };
 
+// inverse_frequency of a model, and any vector, on the backend.
+std::vector<float> inverse_frequencies(const RopeConfig& rope);
+Tensor upload_vector(Backend& backend, const std::vector<float>& values);
+
 // Checks every shape against the configuration; throws Error{kCorrupt} naming the tensor.
 ModelWeights load_weights(Backend& backend, const GgufFile& file, const ModelConfig& config);
 
