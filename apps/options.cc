@@ -23,9 +23,10 @@ void ModelOptions::add_to(CLI::App& app) {
 
 void ModelOptions::add_random_to(CLI::App& app) {
   path_option_->required(false);
-  app.add_option("--random-weights", random_shape,
-                 "Instead of a model: random 16-bit weights of the shape llama-2-7b, llama-2-13b, llama-3-8b, mistral-7b "
-                 "or of a JSON file")
+  app.add_option(
+         "--random-weights", random_shape,
+         "Instead of a model: random 16-bit weights of the shape llama-2-7b, llama-2-13b, llama-3-8b, mistral-7b "
+         "or of a JSON file")
       ->excludes(path_option_)
       ->type_name("SHAPE");
 }

@@ -44,12 +44,16 @@ double percentile(std::vector<double>& values, double part) {
 class Run {
  public:
   Run(Backend& backend, Decoder& decoder, const KvConfig& kv, const ThroughputOptions& options)
-      : backend_(&backend), decoder_(&decoder), options_(&options), engine_(backend, decoder, engine_options(kv, options)) {
+      : backend_(&backend),
+        decoder_(&decoder),
+        options_(&options),
+        engine_(backend, decoder, engine_options(kv, options)) {
     std::mt19937 random(1);
     const auto vocabulary = static_cast<uint32_t>(decoder.config().vocab_size);
     for (int64_t i = 0; i < options.n_requests; ++i) {
       Request request{.max_new_tokens = options.n_output};
-      for (int64_t t = 0; t < options.n_prompt; ++t) request.prompt.push_back(static_cast<TokenId>(random() % vocabulary));
+      for (int64_t t = 0; t < options.n_prompt; ++t)
+        request.prompt.push_back(static_cast<TokenId>(random() % vocabulary));
       engine_.submit(std::move(request));
     }
     engine_.warm_up();

@@ -45,18 +45,18 @@ TEST(ThroughputBench, ServesAllRequestsUnderEveryConfiguration) {
     EXPECT_EQ(r.peak_memory_bytes, 1000 + session.decoder.activation_bytes() + r.peak_kv_bytes);
   }
   const auto json = to_json(std::span<const ThroughputResult>(results));
-  for (const char* key : {"kv", "requests", "prompt", "output", "seconds", "output_tokens_per_s",
-                          "decode_only_tokens_per_s", "peak_memory_bytes", "weight_bytes", "kv_capacity_tokens",
-                          "max_running", "preemptions"}) {
+  for (const char* key :
+       {"kv", "requests", "prompt", "output", "seconds", "output_tokens_per_s", "decode_only_tokens_per_s",
+        "peak_memory_bytes", "weight_bytes", "kv_capacity_tokens", "max_running", "preemptions"}) {
     EXPECT_TRUE(json[1].contains(key)) << key;
   }
 }
 
 TEST(ThroughputBench, DecodesAloneWithoutPrompts) {
   TinySession session;
-  const auto results = bench_throughput(
-      *session.backend, session.decoder,
-      {.kv = {small_kivi2()}, .n_requests = 3, .n_prompt = 100, .n_output = 5, .decode_only = true});
+  const auto results =
+      bench_throughput(*session.backend, session.decoder,
+                       {.kv = {small_kivi2()}, .n_requests = 3, .n_prompt = 100, .n_output = 5, .decode_only = true});
   EXPECT_EQ(results[0].prefill_tokens_per_s, 0);
   EXPECT_EQ(results[0].steps, 5);
   EXPECT_EQ(results[0].max_running, 3);

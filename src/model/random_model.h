@@ -19,8 +19,8 @@ std::span<const ModelConfig> known_shapes();
 // Bytes of the weights that make_random_model makes: 16 bits each, norms and biases 32.
 int64_t random_weight_bytes(const ModelConfig& config);
 
-// A model without a tokenizer. Throws Error{kInvalidArgument} if the sizes contradict each other, Error{kUnsupported} if
-// the backend makes no random weights.
+// A model without a tokenizer. Throws Error{kInvalidArgument} if the sizes contradict each other, Error{kUnsupported}
+// if the backend makes no random weights.
 std::unique_ptr<Model> make_random_model(Backend& backend, const ModelConfig& config);
 
 }  // namespace kivi
