@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <limits>
@@ -10,6 +11,7 @@
 #include <random>
 
 #include "backend/cpu/isa.h"
+#include "backend/null_device.h"
 #include "backend/tensor.h"
 #include "backend/tolerance.h"
 #include "backend/weight_samples.h"
@@ -351,6 +353,27 @@ TEST_P(BackendTest, ShapesThatContradictAreErrors) {
             })),
             ErrorCode::kInternal);
   EXPECT_EQ(code(error_of([&] { backend_->convert({tokens.view(), tokens.view()}); })), ErrorCode::kUnsupported);
+}
+
+TEST_P(BackendTest, RandomWeightsAreEvenAndTheSameForASeed) {
+  const auto numbers = [](Backend& backend, uint64_t seed) {
+    Tensor tokens(backend, DType::kI32, {3});
+    for (int32_t i = 0; i < 3; ++i) static_cast<int32_t*>(tokens.view().data)[i] = i;
+    Tensor out(backend, DType::kF32, {3, 5000});
+    const auto weight = backend.random_weight(3, 5000, 0.25F, seed);
+    backend.embed({weight.get(), tokens.view(), out.view()});
+    const auto* data = static_cast<const float*>(out.view().data);
+    return std::vector<float>(data, data + 15000);
+  };
+  const std::vector<float> values = numbers(*backend_, 1);
+  EXPECT_EQ(values, numbers(*reference_, 1));
+  EXPECT_NE(values, numbers(*backend_, 2));
+  double squares = 0;
+  for (const float x : values) squares += double{x} * x / 15000;
+  EXPECT_NEAR(squares, 0.25 * 0.25 / 3, 1e-3);
+  EXPECT_LE(*std::max_element(values.begin(), values.end()), 0.25F);
+  EXPECT_GE(*std::min_element(values.begin(), values.end()), -0.25F);
+  EXPECT_EQ(error_of([] { NullDevice().random_weight(3, 4, 1.0F, 1); })->code(), ErrorCode::kUnsupported);
 }
 
 // ---- make_backend ----

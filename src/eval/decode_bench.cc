@@ -17,7 +17,9 @@ class Run {
   Run(Backend& backend, Decoder& decoder, const KvConfig& config, int64_t max_tokens)
       : decoder_(&decoder),
         cache_(backend, decoder.kv_shape(), config, {.max_tokens = max_tokens}),
-        sequence_(cache_.create()) {}
+        sequence_(cache_.create()) {
+    decoder.record_ahead(cache_);
+  }
 
   // Seconds for a step that continues with `tokens`; next() is what the model says then.
   double step(std::span<const TokenId> tokens) {
@@ -91,6 +93,7 @@ class Meter {
 void bench_depth(Backend& backend, Decoder& decoder, const DecodeBenchOptions& options, int64_t depth, Meter& meter,
                  std::vector<DecodeBenchResult>& results) {
   const std::vector<TokenId> prompt = random_tokens(depth, decoder.config().vocab_size);
+  decoder.reserve(std::max<int64_t>(depth, 1), 1);
   std::vector<std::unique_ptr<Run>> runs;
   const size_t first = results.size();
   for (const KvConfig& config : options.kv) {
