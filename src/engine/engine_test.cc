@@ -136,6 +136,25 @@ TEST_F(EngineTest, PreemptsTheYoungestWhenPagesRunOut) {
   EXPECT_EQ(engine.stats().max_running, 3);
 }
 
+TEST_F(EngineTest, ServesManyRequestsFromLittleMemory) {
+  // Room for about four of the largest. Without looking ahead sequences get into each other's way, but all end.
+  for (const char* preset : {"f16", "kivi2:group-size=16:residual=16"}) {
+    const KvConfig kv = parse_kv_config(preset);
+    int64_t preemptions[2] = {};
+    for (const int64_t horizon : {0, 512}) {
+      const int64_t room = 4 * memory_of(session.decoder.kv_shape(), kv, 90).allocated_bytes();
+      Engine engine = make_engine(kv, {.max_tokens = 90, .max_sequences = 30, .memory_bytes = room}, 64, horizon);
+      for (uint32_t i = 0; i < 40; ++i) engine.submit(request(1 + i * 13 % 40, 1 + i * 29 % 50, i));
+      const auto outcomes = run(engine);
+      for (uint32_t i = 0; i < 40; ++i) EXPECT_EQ(outcomes.at(i).tokens.size(), 1 + i * 29 % 50) << i;
+      EXPECT_EQ(engine.cache().allocated_bytes(), 0);
+      preemptions[horizon == 0 ? 0 : 1] = engine.stats().preemptions;
+    }
+    EXPECT_GT(preemptions[0], kv.is_packed() ? -1 : 10);  // packed pages are as large as these sequences
+    EXPECT_LE(preemptions[1], 2) << preset;
+  }
+}
+
 TEST_F(EngineTest, StartsWhatWillHaveRoom) {
   const KvConfig kv = parse_kv_config("f16");
   // Room for 12 pages. Each of the sequences needs 2 at first and 4 in the end.
