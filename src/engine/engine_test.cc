@@ -144,13 +144,13 @@ TEST_F(EngineTest, ServesManyRequestsFromLittleMemory) {
     for (const int64_t horizon : {0, 512}) {
       const int64_t room = 4 * memory_of(session.decoder.kv_shape(), kv, 90).allocated_bytes();
       Engine engine = make_engine(kv, {.max_tokens = 90, .max_sequences = 30, .memory_bytes = room}, 64, horizon);
-      for (uint32_t i = 0; i < 40; ++i) engine.submit(request(1 + i * 13 % 40, 1 + i * 29 % 50, i));
+      for (uint32_t i = 0; i < 24; ++i) engine.submit(request(1 + i * 13 % 40, 1 + i * 29 % 50, i));
       const auto outcomes = run(engine);
-      for (uint32_t i = 0; i < 40; ++i) EXPECT_EQ(outcomes.at(i).tokens.size(), 1 + i * 29 % 50) << i;
+      for (uint32_t i = 0; i < 24; ++i) EXPECT_EQ(outcomes.at(i).tokens.size(), 1 + i * 29 % 50) << i;
       EXPECT_EQ(engine.cache().allocated_bytes(), 0);
       preemptions[horizon == 0 ? 0 : 1] = engine.stats().preemptions;
     }
-    EXPECT_GT(preemptions[0], kv.is_packed() ? -1 : 10);  // packed pages are as large as these sequences
+    EXPECT_GT(preemptions[0], kv.is_packed() ? -1 : 4);  // packed pages are as large as these sequences
     EXPECT_LE(preemptions[1], 2) << preset;
   }
 }
