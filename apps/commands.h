@@ -11,4 +11,8 @@ void add_info(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_bench(CLI::App& app);
 
+// Of bench.
+void add_bench_decode(CLI::App& bench);
+void add_bench_throughput(CLI::App& bench);
+
 }  // namespace kivi::app

@@ -6,23 +6,44 @@
 #include <random>
 
 #include "core/error.h"
+#include "eval/model_shape.h"
+#include "model/random_model.h"
 
 namespace kivi::app {
 
 void ModelOptions::add_to(CLI::App& app) {
-  app.add_option("-m,--model", path, "Model file (GGUF)")->required()->type_name("MODEL");
-  app.add_option("--device", device, "cpu, cpu:avx512, cpu:avx2, cpu:portable or reference; default: the best there is")
+  path_option_ = app.add_option("-m,--model", path, "Model file (GGUF)")->required()->type_name("MODEL");
+  app.add_option("--device", device,
+                 "cuda, cuda:N, cpu, cpu:avx512, cpu:avx2, cpu:portable or reference; default: the best there is")
       ->type_name("DEVICE");
   app.add_option("--threads", n_threads, "Threads; default: the physical cores")
       ->check(CLI::Range(1, 1024))
       ->type_name("N");
 }
 
+void ModelOptions::add_random_to(CLI::App& app) {
+  path_option_->required(false);
+  app.add_option(
+         "--random-weights", random_shape,
+         "Instead of a model: random 16-bit weights of the shape llama-2-7b, llama-2-13b, llama-3-8b, mistral-7b "
+         "or of a JSON file")
+      ->excludes(path_option_)
+      ->type_name("SHAPE");
+}
+
 Session ModelOptions::load() const {
+  if (path.empty() && !is_random()) {
+    fail(ErrorCode::kInvalidArgument, "a model is needed: give one with --model or --random-weights");
+  }
   Session session;
   session.backend = make_backend({.device = device, .n_threads = n_threads});
-  session.model = load_model(*session.backend, path);
+  session.free_bytes_at_start = static_cast<int64_t>(session.backend->free_bytes());
+  session.model = is_random() ? make_random_model(*session.backend, read_model_shape(random_shape))
+                              : load_model(*session.backend, path);
   session.decoder = std::make_unique<Decoder>(*session.backend, session.model->weights);
+  session.weight_bytes = session.free_bytes_at_start == 0
+                             ? session.model->weight_bytes
+                             : session.free_bytes_at_start - static_cast<int64_t>(session.backend->free_bytes());
   return session;
 }
 

@@ -20,15 +20,23 @@ struct Session {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Model> model;
   std::unique_ptr<Decoder> decoder;
+  int64_t free_bytes_at_start = 0;  // before the weights; 0 where the backend does not say
+  int64_t weight_bytes = 0;         // on the backend
 };
 
 struct ModelOptions {
   std::string path;
+  std::string random_shape;  // instead of a file
   std::string device;
   std::optional<int> n_threads;
 
   void add_to(CLI::App& app);
+  void add_random_to(CLI::App& app);  // --random-weights, for what needs no text
+  bool is_random() const { return !random_shape.empty(); }
   Session load() const;
+
+ private:
+  CLI::Option* path_option_ = nullptr;
 };
 
 // --kv and the options that change fields of its presets.

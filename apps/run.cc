@@ -32,6 +32,7 @@ struct RunOptions {
   std::string chat_format;
   int64_t n_tokens = 512;
   std::optional<int64_t> context;
+  int64_t max_step_tokens = EngineOptions{}.max_step_tokens;
   SamplingOptions sampling;
   bool stats = false;
 };
@@ -101,7 +102,8 @@ std::vector<TokenId> Runner::encode(std::span<const ChatMessage> messages) const
 }
 
 void Runner::start_engine(int64_t context) {
-  const EngineOptions options{.kv = kv_, .capacity = {.max_tokens = context}};
+  const EngineOptions options{
+      .kv = kv_, .capacity = {.max_tokens = context}, .max_step_tokens = options_.max_step_tokens};
   engine_ = std::make_unique<Engine>(*session_.backend, *session_.decoder, options);
 }
 
@@ -198,6 +200,11 @@ void add_run(CLI::App& app) {
   run->add_option("--context", options->context,
                   fmt::format("Tokens of prompt and answer; default: what they need; of a chat {}", kChatContext))
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 40))
+      ->type_name("N");
+  run->add_option("--step-tokens", options->max_step_tokens,
+                  "Prompt tokens of a step; a longer prompt runs in chunks of this, each of which attends to the cache")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str()
       ->type_name("N");
   run->add_option("--system", options->system, "System message of a chat")->type_name("TEXT");
   CLI::Option* chat = run->add_flag("--chat", options->chat, "Put the prompt into the chat format (default if known)");

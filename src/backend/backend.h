@@ -28,7 +28,7 @@ struct BackendInfo {
   int n_threads = 1;
 };
 
-// Memory of a backend. Owns it; zeroed; aligned to 64 bytes at least.
+// Memory of a backend. Owns it; zeroed; aligned to 64 bytes at least. Its end waits for operations that use it.
 class Buffer {
  public:
   virtual ~Buffer() = default;
@@ -171,6 +171,7 @@ class Backend {
 
   // Throws Error{kOutOfMemory} saying what was asked. Memory of the CPU is committed as it is first written.
   virtual std::unique_ptr<Buffer> allocate(size_t size_bytes) = 0;
+  // In the order of operations; `host` is free for other use when the call returns.
   virtual void copy_to_device(void* device, const void* host, size_t size_bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, size_t size_bytes) = 0;  // waits for what was asked before
   virtual void synchronize() = 0;

@@ -27,8 +27,10 @@ int64_t total_rows(std::span<const WeightView> parts) {
 
 }  // namespace
 
-MappedWeight::MappedWeight(std::span<const WeightView> parts)
-    : Weight(total_rows(parts), parts.empty() ? 0 : parts.front().cols), parts_(parts.begin(), parts.end()) {
+MappedWeight::MappedWeight(std::span<const WeightView> parts, std::unique_ptr<Buffer> memory)
+    : Weight(total_rows(parts), parts.empty() ? 0 : parts.front().cols),
+      parts_(parts.begin(), parts.end()),
+      memory_(std::move(memory)) {
   if (parts.empty()) fail(ErrorCode::kInternal, "weight: no parts");
   for (const WeightView& part : parts) require_extent("weight: columns of a part", part.cols, cols_);
 }

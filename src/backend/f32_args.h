@@ -8,14 +8,16 @@
 
 namespace kivi {
 
-// A weight that is read where the file mapping has it.
+// A weight that is read where the file mapping has it, or in memory of its own.
 class MappedWeight : public Weight {
  public:
-  explicit MappedWeight(std::span<const WeightView> parts);  // as Backend::load_weight takes them
+  // The parts are as Backend::load_weight takes them; `memory` is what they point into if that is no file.
+  explicit MappedWeight(std::span<const WeightView> parts, std::unique_ptr<Buffer> memory = nullptr);
   std::span<const WeightView> parts() const { return parts_; }
 
  private:
   std::vector<WeightView> parts_;
+  std::unique_ptr<Buffer> memory_;
 };
 
 struct F32Embed {

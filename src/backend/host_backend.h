@@ -26,6 +26,7 @@ class HostBackend : public Backend {
   std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) override {
     return std::make_unique<MappedWeight>(parts);
   }
+  std::unique_ptr<Weight> random_weight(int64_t rows, int64_t cols, float scale, uint64_t seed) override;
 };
 
 }  // namespace kivi

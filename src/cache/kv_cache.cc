@@ -7,64 +7,53 @@
 namespace kivi {
 namespace {
 
-using format::kWindowPageTokens;
 using format::WindowPolicy;
 
-// Most pages a sequence holds at any moment until it has n_tokens, the middle of a step included.
-KvPages most_pages(const KvConfig& config, int64_t n_tokens) {
-  return {.packed = pages_of(config, n_tokens).packed,
-          .window = config.key_policy().n_slots(n_tokens) + config.value_policy().n_slots(n_tokens)};
-}
-
-// Calls visit(slot) for every slot that holds a 16-bit token between steps, once a page.
-template <typename Visit>
-void for_each_slot(const WindowPolicy& policy, int64_t n_tokens, int32_t n_slots, Visit visit) {
-  for (int64_t t = 0; t < std::min<int64_t>(policy.sinks, n_tokens); t += kWindowPageTokens)
-    visit(policy.slot(t, n_slots));
-  const int64_t begin = policy.window_begin(n_tokens) - policy.sinks;
-  if (begin >= n_tokens - policy.sinks) return;
-  for (int64_t t = begin / kWindowPageTokens * kWindowPageTokens; t < n_tokens - policy.sinks; t += kWindowPageTokens) {
-    visit(policy.slot(policy.sinks + t, n_slots));
-  }
-}
-
-// Gathers one row of a block table for the batch.
-template <typename Row>
-void fill_row(std::vector<int32_t>& table, size_t width, size_t b, const Row& row) {
-  std::copy(row.begin(), row.end(), table.begin() + static_cast<std::ptrdiff_t>(b * width));
-}
-
-}  // namespace
-
-KvCache::KvCache(Backend& backend, const KvShape& shape, const KvConfig& config, const KvCapacity& capacity)
-    : backend_(&backend), shape_(shape), config_(config), capacity_(capacity) {
+const KvCapacity& checked(const KvCapacity& capacity, const KvConfig& config, const KvShape& shape) {
   config.validate(shape);
   if (capacity.max_tokens < 1 || capacity.max_sequences < 1) {
     fail(ErrorCode::kInvalidArgument, "KV cache for {} sequences of {} tokens: both must be at least 1",
          capacity.max_sequences, capacity.max_tokens);
   }
-  key_policy_ = config.key_policy();
-  value_policy_ = config.value_policy();
-  layout_ = config.layout(shape);
+  return capacity;
+}
 
-  const KvPages most = most_pages(config, capacity.max_tokens);
-  const int64_t packed_bytes = packed_page_bytes(shape, config);
-  const int64_t window_bytes = window_page_bytes(shape);
-  const int64_t all_bytes = capacity.max_sequences * (most.packed * packed_bytes + most.window * window_bytes);
-  limit_bytes_ = capacity.memory_bytes > 0 ? std::min(capacity.memory_bytes, all_bytes) : all_bytes;
-  const auto pool_pages = [&](int64_t each, int64_t page_bytes) {
-    return page_bytes == 0 ? 0 : std::min(capacity.max_sequences * each, limit_bytes_ / page_bytes);
-  };
-  packed_pool_ = PagePool(backend, packed_bytes, pool_pages(most.packed, packed_bytes));
-  window_pool_ = PagePool(backend, window_bytes, pool_pages(most.window, window_bytes));
+TableWidths table_widths(const KvConfig& config, int64_t max_tokens) {
+  return {.packed = std::max<int64_t>(1, most_pages_of(config, max_tokens).packed),
+          .keys = config.key_policy().n_slots(max_tokens),
+          .values = config.value_policy().n_slots(max_tokens)};
+}
 
-  sequences_.resize(static_cast<size_t>(capacity.max_sequences));
-  const int64_t n = capacity.max_sequences;
-  packed_table_ = Tensor(backend, DType::kI32, {n, std::max<int64_t>(1, most.packed)});
-  key_table_ = Tensor(backend, DType::kI32, {n, key_policy_.n_slots(capacity.max_tokens)});
-  value_table_ = Tensor(backend, DType::kI32, {n, value_policy_.n_slots(capacity.max_tokens)});
-  n_past_ = Tensor(backend, DType::kI32, {n});
-  seq_begin_ = Tensor(backend, DType::kI32, {n + 1});
+// Slabs of a kind are opened only when all others of it are full, so that whatever order pages come and go in, they
+// need no more than their greatest number does.
+int64_t n_slabs(const SlabLayout& layout, const KvConfig& config, const KvCapacity& capacity) {
+  const KvPages each = most_pages_of(config, capacity.max_tokens);
+  const int64_t most = layout.n_slabs({capacity.max_sequences * each.packed, capacity.max_sequences * each.window});
+  if (capacity.memory_bytes == 0) return most;
+  if (capacity.memory_bytes < layout.slab_bytes) {
+    fail(ErrorCode::kOutOfMemory, "KV cache of {} bytes: its smallest part takes {}; allow it more memory",
+         capacity.memory_bytes, layout.slab_bytes);
+  }
+  return std::min(most, capacity.memory_bytes / layout.slab_bytes);
+}
+
+}  // namespace
+
+KvCache::KvCache(Backend& backend, const KvShape& shape, const KvConfig& config, const KvCapacity& capacity)
+    : shape_(shape),
+      config_(config),
+      capacity_(checked(capacity, config, shape)),
+      layout_(config.layout(shape)),
+      key_policy_(config.key_policy()),
+      value_policy_(config.value_policy()),
+      window_dtype_(window_dtype(backend.activation_dtype())),
+      widths_(table_widths(config, capacity.max_tokens)),
+      arena_(backend, slab_layout(shape, config), n_slabs(slab_layout(shape, config), config, capacity)),
+      tables_(backend, capacity.max_sequences, widths_),
+      sequences_(static_cast<size_t>(capacity.max_sequences)),
+      row_owners_(static_cast<size_t>(capacity.max_sequences)) {
+  layout_.order = backend.code_order();
+  for (SequenceId id = capacity.max_sequences; id-- > 0;) free_ids_.push_back(id);
 }
 
 KvCache::Sequence& KvCache::at(SequenceId id) {
@@ -72,95 +61,82 @@ KvCache::Sequence& KvCache::at(SequenceId id) {
     fail(ErrorCode::kInternal, "no sequence {}", id);
   return sequences_[id];
 }
-const KvCache::Sequence& KvCache::at(SequenceId id) const {
-  return const_cast<KvCache*>(this)->at(id);
-}
 
 SequenceId KvCache::create() {
-  for (SequenceId id = 0; id < capacity_.max_sequences; ++id) {
-    Sequence& sequence = sequences_[id];
-    if (sequence.alive) continue;
-    sequence = {.alive = true,
-                .n_tokens = 0,
-                .packed = {},
-                .key_window = std::vector<PageId>(key_table_.view().shape[1], kNoPage),
-                .value_window = std::vector<PageId>(value_table_.view().shape[1], kNoPage)};
-    return id;
+  if (free_ids_.empty()) {
+    fail(ErrorCode::kOutOfMemory, "KV cache: all {} sequences are in use; release one or raise the number of sequences",
+         capacity_.max_sequences);
   }
-  fail(ErrorCode::kOutOfMemory, "KV cache: all {} sequences are in use; release one or raise the number of sequences",
-       capacity_.max_sequences);
+  const SequenceId id = free_ids_.back();
+  free_ids_.pop_back();
+  sequences_[id] = {.alive = true,
+                    .serial = next_serial_++,
+                    .pages = std::vector<PageId>(static_cast<size_t>(widths_.row()), kNoPage)};
+  return id;
 }
 
 void KvCache::release(SequenceId id) {
   Sequence& sequence = at(id);
-  for (const PageId page : sequence.packed) packed_pool_.give_back(page);
-  for (const auto* window : {&sequence.key_window, &sequence.value_window}) {
-    for (const PageId page : *window) {
-      if (page != kNoPage) window_pool_.give_back(page);
-    }
-  }
+  for (PageId& page : sequence.pages) free_page(page);
   sequence = {};
+  free_ids_.push_back(id);
   std::erase_if(step_, [id](const StepSequence& entry) { return entry.id == id; });
 }
 
-int64_t KvCache::n_tokens(SequenceId id) const {
-  return at(id).n_tokens;
+void KvCache::free_page(PageId& page) {
+  if (page == kNoPage) return;
+  arena_.give_back(page);
+  page = kNoPage;
 }
 
 bool KvCache::can_ever_hold(int64_t n_tokens) const {
-  if (n_tokens > capacity_.max_tokens) return false;
-  const KvPages most = most_pages(config_, n_tokens);
-  return most.packed <= packed_pool_.n_pages() && most.window <= window_pool_.n_pages() &&
-         most.packed * packed_pool_.page_bytes() + most.window * window_pool_.page_bytes() <= limit_bytes_;
+  return n_tokens <= capacity_.max_tokens &&
+         arena_.layout().n_slabs(most_pages_of(config_, n_tokens)) <= arena_.n_slabs();
 }
 
 bool KvCache::can_hold_now(int64_t n_tokens) const {
-  return can_ever_hold(n_tokens) && fits(most_pages(config_, n_tokens));
-}
-
-bool KvCache::fits(const KvPages& need) const {
-  return need.packed <= packed_pool_.n_free() && need.window <= window_pool_.n_free() &&
-         allocated_bytes() + need.packed * packed_pool_.page_bytes() + need.window * window_pool_.page_bytes() <=
-             limit_bytes_;
+  return can_ever_hold(n_tokens) && arena_.has_room(most_pages_of(config_, n_tokens));
 }
 
 KvPages KvCache::missing_pages(const Sequence& sequence, int64_t n_after) const {
-  KvPages missing;
-  missing.packed = pages_of(config_, n_after).packed - static_cast<int64_t>(sequence.packed.size());
-  const auto count = [&](const WindowPolicy& policy, const std::vector<PageId>& window) {
-    for_each_slot(policy, n_after, static_cast<int32_t>(window.size()),
-                  [&](int32_t slot) { missing.window += window[slot] == kNoPage ? 1 : 0; });
+  KvPages missing{.packed = pages_of(config_, n_after).packed - sequence.n_packed_pages};
+  const auto count = [&](const WindowPolicy& policy, const WindowSpan& before, int64_t first_slot, int64_t n_slots) {
+    for_each_entering_slot(policy, static_cast<int32_t>(n_slots), before, window_span(policy, n_after),
+                           [&](int32_t slot) { missing.window += sequence.pages[first_slot + slot] == kNoPage; });
   };
-  count(key_policy_, sequence.key_window);
-  count(value_policy_, sequence.value_window);
+  count(key_policy_, sequence.keys, widths_.packed, widths_.keys);
+  count(value_policy_, sequence.values, widths_.packed + widths_.keys, widths_.values);
   return missing;
 }
 
+// Their columns are added to changed_.
 void KvCache::take_pages(Sequence& sequence, int64_t n_after) {
-  const int64_t n_packed = pages_of(config_, n_after).packed;
-  while (static_cast<int64_t>(sequence.packed.size()) < n_packed) sequence.packed.push_back(packed_pool_.take());
-  const auto fill = [&](const WindowPolicy& policy, std::vector<PageId>& window) {
-    for_each_slot(policy, n_after, static_cast<int32_t>(window.size()), [&](int32_t slot) {
-      if (window[slot] == kNoPage) window[slot] = window_pool_.take();
-    });
+  const auto take = [&](PageKind kind, int64_t column) {
+    sequence.pages[column] = arena_.take(kind);
+    changed_.push_back(static_cast<int32_t>(column));
   };
-  fill(key_policy_, sequence.key_window);
-  fill(value_policy_, sequence.value_window);
+  const int64_t n_packed_pages = pages_of(config_, n_after).packed;
+  while (sequence.n_packed_pages < n_packed_pages) take(PageKind::kPacked, sequence.n_packed_pages++);
+  const auto fill = [&](const WindowPolicy& policy, const WindowSpan& before, int64_t first_slot, int64_t n_slots) {
+    for_each_entering_slot(policy, static_cast<int32_t>(n_slots), before, window_span(policy, n_after),
+                           [&](int32_t slot) {
+                             if (sequence.pages[first_slot + slot] == kNoPage)
+                               take(PageKind::kWindow, first_slot + slot);
+                           });
+  };
+  fill(key_policy_, sequence.keys, widths_.packed, widths_.keys);
+  fill(value_policy_, sequence.values, widths_.packed + widths_.keys, widths_.values);
 }
 
-void KvCache::free_left_pages(Sequence& sequence) {
-  const auto free = [&](const WindowPolicy& policy, std::vector<PageId>& window) {
-    std::vector<bool> live(window.size());
-    for_each_slot(policy, sequence.n_tokens, static_cast<int32_t>(window.size()),
-                  [&](int32_t slot) { live[slot] = true; });
-    for (size_t slot = 0; slot < window.size(); ++slot) {
-      if (live[slot] || window[slot] == kNoPage) continue;
-      window_pool_.give_back(window[slot]);
-      window[slot] = kNoPage;
-    }
+void KvCache::free_left_pages(Sequence& sequence, int64_t n_after) {
+  const auto free = [&](const WindowPolicy& policy, WindowSpan& span, int64_t first_slot, int64_t n_slots) {
+    const WindowSpan after = window_span(policy, n_after);
+    for_each_leaving_slot(policy, static_cast<int32_t>(n_slots), span, after,
+                          [&](int32_t slot) { free_page(sequence.pages[first_slot + slot]); });
+    span = after;
   };
-  free(key_policy_, sequence.key_window);
-  free(value_policy_, sequence.value_window);
+  free(key_policy_, sequence.keys, widths_.packed, widths_.keys);
+  free(value_policy_, sequence.values, widths_.packed + widths_.keys, widths_.values);
 }
 
 bool KvCache::reserve(std::span<const StepSequence> step) {
@@ -179,69 +155,53 @@ bool KvCache::reserve(std::span<const StepSequence> step) {
     missing.packed += need.packed;
     missing.window += need.window;
   }
-  if (!fits(missing)) return false;
-  for (const StepSequence& entry : step) take_pages(at(entry.id), at(entry.id).n_tokens + entry.n_new);
+  if (!arena_.has_room(missing)) return false;
   step_.assign(step.begin(), step.end());
-  upload_tables();
+  fill_tables();
   return true;
 }
 
-void KvCache::upload_tables() {
-  const size_t n = step_.size();
-  const auto width = [](const Tensor& table) { return static_cast<size_t>(table.view().shape[1]); };
-  std::vector<int32_t> packed(n * width(packed_table_), kNoPage);
-  std::vector<int32_t> keys(n * width(key_table_));
-  std::vector<int32_t> values(n * width(value_table_));
-  std::vector<int32_t> n_past(n);
-  std::vector<int32_t> begin(n + 1);
-  for (size_t b = 0; b < n; ++b) {
-    const Sequence& sequence = at(step_[b].id);
-    fill_row(packed, width(packed_table_), b, sequence.packed);
-    fill_row(keys, width(key_table_), b, sequence.key_window);
-    fill_row(values, width(value_table_), b, sequence.value_window);
-    n_past[b] = static_cast<int32_t>(sequence.n_tokens);
-    begin[b + 1] = begin[b] + step_[b].n_new;
+void KvCache::fill_tables() {
+  tables_.begin();
+  for (int64_t b = 0; b < std::ssize(step_); ++b) {
+    Sequence& sequence = at(step_[b].id);
+    changed_.clear();
+    take_pages(sequence, sequence.n_tokens + step_[b].n_new);
+    tables_.add(static_cast<int32_t>(sequence.n_tokens), step_[b].n_new);
+    if (sequence.table_row == b && row_owners_[b] == sequence.serial) {
+      tables_.set_columns(sequence.pages, changed_);
+    } else {
+      tables_.set_row(sequence.pages);
+      sequence.table_row = b;
+      row_owners_[b] = sequence.serial;
+    }
   }
-  const auto upload = [&](const Tensor& to, const std::vector<int32_t>& from) {
-    backend_->copy_to_device(to.view().data, from.data(), from.size() * sizeof(int32_t));
-  };
-  upload(packed_table_, packed);
-  upload(key_table_, keys);
-  upload(value_table_, values);
-  upload(n_past_, n_past);
-  upload(seq_begin_, begin);
+  tables_.end();
 }
 
-format::KvBatchView KvCache::view(int layer) const {
-  const auto n = static_cast<int64_t>(step_.size());
-  const auto batch = [&](const Tensor& table) { return table.rows(n).as<const int32_t, 2>(); };
-  const int64_t packed_stride = packed_pool_.page_bytes();
-  const int64_t window_stride = window_pool_.page_bytes();
+format::KvBatchView KvCache::view(int layer, int64_t n_sequences) const {
+  const SlabLayout& slabs = arena_.layout();
   format::KvBatchView view;
   view.layout = layout_;
   view.key_policy = key_policy_;
   view.value_policy = value_policy_;
-  view.packed_pages = packed_stride == 0 ? nullptr : packed_pool_.data() + layer * (packed_stride / shape_.n_layers);
-  view.packed_stride = packed_stride;
-  view.window_pages = window_pool_.data() + layer * (window_stride / shape_.n_layers);
-  view.window_stride = window_stride;
-  view.window_dtype = DType::kF16;
-  view.packed_table = batch(packed_table_);
-  view.key_window_table = batch(key_table_);
-  view.value_window_table = batch(value_table_);
-  view.n_past = n_past_.rows(n).as<const int32_t, 1>();
+  view.packed_pages = arena_.data() + layer * (slabs.packed_page_bytes / shape_.n_layers);
+  view.packed_stride = slabs.granule_bytes;
+  view.window_pages = arena_.data() + layer * (slabs.window_page_bytes / shape_.n_layers);
+  view.window_stride = slabs.granule_bytes;
+  view.window_dtype = window_dtype_;
+  view.packed_table = tables_.packed(n_sequences);
+  view.key_window_table = tables_.keys(n_sequences);
+  view.value_window_table = tables_.values(n_sequences);
+  view.n_past = tables_.n_past(n_sequences);
   return view;
-}
-
-AnyView KvCache::seq_begin() const {
-  return seq_begin_.rows(static_cast<int64_t>(step_.size()) + 1);
 }
 
 void KvCache::commit() {
   for (const StepSequence& entry : step_) {
     Sequence& sequence = at(entry.id);
     sequence.n_tokens += entry.n_new;
-    free_left_pages(sequence);
+    free_left_pages(sequence, sequence.n_tokens);
   }
   step_.clear();
 }
@@ -252,10 +212,6 @@ KvMemory KvCache::memory() const {
     if (sequence.alive) total += memory_of(shape_, config_, sequence.n_tokens);
   }
   return total;
-}
-
-int64_t KvCache::allocated_bytes() const {
-  return packed_pool_.n_used() * packed_pool_.page_bytes() + window_pool_.n_used() * window_pool_.page_bytes();
 }
 
 }  // namespace kivi

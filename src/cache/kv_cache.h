@@ -1,7 +1,8 @@
 // The cache of all sequences of one model under one KvConfig: pages, block tables, and what happens to them in a step.
 //
 // A step, for the engine:  reserve() pages for the new tokens of some sequences; the model runs its layers on
-// view(layer); commit() makes the new tokens count and frees the pages that left the windows.
+// view(layer); commit() makes the new tokens count and frees the pages that left the windows. What a step costs here
+// grows with the pages that come and go, not with the lengths of the sequences.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,9 @@
 #include "backend/tensor.h"
 #include "cache/kv_config.h"
 #include "cache/kv_memory.h"
-#include "cache/page_pool.h"
+#include "cache/page_arena.h"
+#include "cache/step_tables.h"
+#include "cache/window_span.h"
 
 namespace kivi {
 
@@ -22,7 +25,7 @@ using SequenceId = int32_t;
 struct KvCapacity {
   int64_t max_tokens = 0;    // of one sequence
   int max_sequences = 1;     // alive at a time
-  int64_t memory_bytes = 0;  // of all pages together; 0: as much as max_sequences of max_tokens need
+  int64_t memory_bytes = 0;  // of the arena of all pages, at most; 0: as much as max_sequences of max_tokens need
 };
 
 struct StepSequence {
@@ -30,17 +33,23 @@ struct StepSequence {
   int32_t n_new = 0;  // >= 1
 };
 
+// The type of the window of a backend's caches: that of its activations where they have 16 bits.
+inline DType window_dtype(DType activation) {
+  return activation == DType::kBF16 ? DType::kBF16 : DType::kF16;
+}
+
 class KvCache {
  public:
   // The backend must outlive the cache. Throws Error{kInvalidArgument} if config does not fit the shape,
-  // Error{kOutOfMemory} if the backend has no room.
+  // Error{kOutOfMemory} if the backend has no room or memory_bytes is too little for any page.
   KvCache(Backend& backend, const KvShape& shape, const KvConfig& config, const KvCapacity& capacity);
 
   // Throws Error{kOutOfMemory} if max_sequences are alive.
   SequenceId create();
   // Frees its pages; should a step be reserved (one that failed), it is no longer in it.
   void release(SequenceId id);
-  int64_t n_tokens(SequenceId id) const;
+  int64_t n_tokens(SequenceId id) const { return at(id).n_tokens; }
+  int n_sequences() const { return capacity_.max_sequences - static_cast<int>(free_ids_.size()); }  // alive
 
   // Whether the cache, were it empty, could hold a sequence of n_tokens.
   bool can_ever_hold(int64_t n_tokens) const;
@@ -50,59 +59,68 @@ class KvCache {
   // Gets pages for the new tokens of a step and prepares view(). False, and nothing has changed, if there are too few
   // free pages. Throws Error{kInvalidArgument} if a sequence would pass max_tokens.
   bool reserve(std::span<const StepSequence> step);
-  // The cache of the reserved step's sequences, in their order, before the step. Valid until commit().
-  format::KvBatchView view(int layer) const;
-  // Row borders of the reserved step, for the backend: [B + 1] i32.
-  AnyView seq_begin() const;
+  // The cache of the reserved step's sequences, in their order, before the step; padded to n_sequences (at most
+  // max_sequences) with sequences without tokens. Valid until commit(); the memory that it points into stays.
+  format::KvBatchView view(int layer, int64_t n_sequences) const;
+  format::KvBatchView view(int layer) const { return view(layer, std::ssize(step_)); }
+  // Row borders of the reserved step, for the backend: [n_sequences + 1] i32.
+  AnyView seq_begin(int64_t n_sequences) const { return tables_.seq_begin(n_sequences); }
+  AnyView seq_begin() const { return seq_begin(std::ssize(step_)); }
   std::span<const StepSequence> step() const { return step_; }  // the reserved one; empty if none is
   void commit();
+  // Lives as long as the memory that views point into.
+  const std::shared_ptr<const Buffer>& memory_handle() const { return tables_.memory(); }
 
   const KvShape& shape() const { return shape_; }
   const KvConfig& config() const { return config_; }
   const KvCapacity& capacity() const { return capacity_; }
-  // Of all sequences that are alive; its allocated_bytes() are the bytes of the pages taken from the pools.
+
+  // Of all sequences that are alive; its allocated_bytes() are the bytes of the pages in use.
   KvMemory memory() const;
   KvMemory memory(SequenceId id) const { return memory_of(shape_, config_, n_tokens(id)); }
   // Bytes of the pages in use, counted where they are allocated.
-  int64_t allocated_bytes() const;
-  int64_t capacity_bytes() const { return limit_bytes_; }
+  int64_t allocated_bytes() const { return arena_.bytes_in_use(); }
+  // The arena: its slabs in use now and at most, which include pages that are free within them, and its size.
+  const PageArena& arena() const { return arena_; }
+  int64_t capacity_bytes() const { return arena_.n_slabs() * arena_.layout().slab_bytes; }
 
  private:
   struct Sequence {
     bool alive = false;
+    uint64_t serial = 0;  // another one for every create()
     int64_t n_tokens = 0;
-    std::vector<PageId> packed;      // by page index
-    std::vector<PageId> key_window;  // by slot; kNoPage where there is none
-    std::vector<PageId> value_window;
+    int64_t n_packed_pages = 0;
+    WindowSpan keys{}, values{};  // between steps
+    std::vector<PageId> pages{};  // as a row of the step's tables; kNoPage where there is none
+    int64_t table_row = -1;       // where it was in the tables last
   };
 
   Sequence& at(SequenceId id);
-  const Sequence& at(SequenceId id) const;
+  const Sequence& at(SequenceId id) const { return const_cast<KvCache*>(this)->at(id); }
   KvPages missing_pages(const Sequence& sequence, int64_t n_after) const;
-  bool fits(const KvPages& need) const;
   void take_pages(Sequence& sequence, int64_t n_after);
-  void free_left_pages(Sequence& sequence);
-  void upload_tables();
+  void free_left_pages(Sequence& sequence, int64_t n_after);
+  void free_page(PageId& page);
+  void fill_tables();
 
-  Backend* backend_;
   KvShape shape_;
   KvConfig config_;
   KvCapacity capacity_;
   format::PageLayout layout_;
   format::WindowPolicy key_policy_;
   format::WindowPolicy value_policy_;
-  int64_t limit_bytes_ = 0;
+  DType window_dtype_;
+  TableWidths widths_;
 
-  PagePool packed_pool_;
-  PagePool window_pool_;
+  PageArena arena_;
+  StepTables tables_;
   std::vector<Sequence> sequences_;
+  std::vector<SequenceId> free_ids_;
+  uint64_t next_serial_ = 1;
+  std::vector<uint64_t> row_owners_;  // serials, by row of the tables
 
   std::vector<StepSequence> step_;  // reserved and not yet committed
-  Tensor packed_table_;
-  Tensor key_table_;
-  Tensor value_table_;
-  Tensor n_past_;
-  Tensor seq_begin_;
+  std::vector<int32_t> changed_;    // columns of one sequence
 };
 
 }  // namespace kivi

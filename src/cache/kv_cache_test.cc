@@ -43,6 +43,7 @@ TEST_P(KvCacheTest, AFullCacheRefusesAndChangesNothing) {
   const int64_t room = memory_of(kShape, config, 700).allocated_bytes();
   KvCache cache(*backend_, kShape, config, {.max_tokens = 2000, .max_sequences = 4, .memory_bytes = room});
   EXPECT_FALSE(cache.can_ever_hold(2000));
+  EXPECT_LE(cache.capacity_bytes(), room);
   const SequenceId a = cache.create();
   while (advance(cache, a, 16)) {
   }
@@ -66,6 +67,34 @@ TEST_P(KvCacheTest, WhatCanEverHoldCanBeReached) {
   const SequenceId a = cache.create();
   for (int i = 0; i < 900; ++i) ASSERT_TRUE(advance(cache, a, 1)) << i;
   EXPECT_THROW(advance(cache, a, 1), Error);
+}
+
+TEST_P(KvCacheTest, WhatIsAllocatedIsHeldAndBounded) {
+  const KvConfig config = parse_kv_config(GetParam());
+  const int64_t room = memory_of(kShape, config, 1500).allocated_bytes();
+  KvCache cache(*backend_, kShape, config, {.max_tokens = 2000, .max_sequences = 40, .memory_bytes = room});
+  std::vector<SequenceId> ids;
+  for (int i = 0; i < 3000; ++i) {  // sequences of all ages, the oldest ones gone
+    if (i % 50 == 0 && ids.size() < 40) ids.push_back(cache.create());
+    std::vector<StepSequence> step;
+    for (const SequenceId id : ids) step.push_back({id, 1});
+    if (cache.reserve(step)) {
+      cache.commit();
+    } else {
+      cache.release(ids.front());
+      ids.erase(ids.begin());
+    }
+    ASSERT_EQ(cache.allocated_bytes(), cache.memory().allocated_bytes());
+    ASSERT_LE(cache.allocated_bytes(), cache.arena().bytes_held());
+    ASSERT_LE(cache.arena().bytes_held(), cache.capacity_bytes());
+  }
+  ASSERT_LE(cache.capacity_bytes(), room);
+  EXPECT_GT(cache.arena().peak_bytes_held(), cache.capacity_bytes() * 9 / 10);
+}
+
+TEST_P(KvCacheTest, TooLittleMemoryForAPageIsAnError) {
+  EXPECT_THROW(KvCache(*backend_, kShape, parse_kv_config(GetParam()), {.max_tokens = 10, .memory_bytes = 1000}),
+               Error);
 }
 
 TEST_P(KvCacheTest, TooManySequencesIsAnError) {

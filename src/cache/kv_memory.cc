@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cache/window_span.h"
+
 namespace kivi {
 namespace {
 
@@ -11,15 +13,6 @@ using format::WindowPolicy;
 
 int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
-}
-
-// 16-bit pages of one side between steps.
-int64_t window_pages(const WindowPolicy& policy, int64_t n_tokens) {
-  const int64_t in_sinks = std::min<int64_t>(n_tokens, policy.sinks);
-  const int64_t begin = policy.window_begin(n_tokens) - policy.sinks;
-  const int64_t end = n_tokens - policy.sinks;
-  const int64_t in_window = end > begin ? divide_up(end, kWindowPageTokens) - begin / kWindowPageTokens : 0;
-  return divide_up(in_sinks, kWindowPageTokens) + in_window;
 }
 
 int64_t window_tokens(const WindowPolicy& policy, int64_t n_tokens) {
@@ -45,7 +38,12 @@ KvPages pages_of(const KvConfig& config, int64_t n_tokens) {
   const WindowPolicy key = config.key_policy();
   const WindowPolicy value = config.value_policy();
   return {.packed = divide_up(std::max(key.n_packed(n_tokens), value.n_packed(n_tokens)), kPageTokens),
-          .window = window_pages(key, n_tokens) + window_pages(value, n_tokens)};
+          .window = window_span(key, n_tokens).n_pages() + window_span(value, n_tokens).n_pages()};
+}
+
+KvPages most_pages_of(const KvConfig& config, int64_t n_tokens) {
+  return {.packed = pages_of(config, n_tokens).packed,
+          .window = config.key_policy().n_slots(n_tokens) + config.value_policy().n_slots(n_tokens)};
 }
 
 int64_t packed_page_bytes(const KvShape& shape, const KvConfig& config) {
@@ -54,6 +52,10 @@ int64_t packed_page_bytes(const KvShape& shape, const KvConfig& config) {
 
 int64_t window_page_bytes(const KvShape& shape) {
   return int64_t{2} * kWindowPageTokens * shape.n_layers * shape.n_kv_heads * shape.head_dim;
+}
+
+SlabLayout slab_layout(const KvShape& shape, const KvConfig& config) {
+  return SlabLayout::make(packed_page_bytes(shape, config), window_page_bytes(shape));
 }
 
 KvMemory memory_of(const KvShape& shape, const KvConfig& config, int64_t n_tokens) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cache/kv_config.h"
+#include "cache/slab_layout.h"
 
 namespace kivi {
 
@@ -11,7 +12,7 @@ struct KvMemory {
   int64_t codes_bytes = 0;
   int64_t params_bytes = 0;  // scales and zeros
   int64_t window_bytes = 0;  // tokens in 16 bits: windows and sinks
-  int64_t slack_bytes = 0;   // allocated and empty: page ends and padding
+  int64_t slack_bytes = 0;   // of its pages, empty: page ends and padding
   int64_t elements = 0;      // cached numbers: keys and values of all tokens
 
   int64_t packed_bytes() const { return codes_bytes + params_bytes; }
@@ -23,12 +24,11 @@ struct KvMemory {
   KvMemory& operator+=(const KvMemory& other);
 };
 
-// Pages that a sequence of n_tokens holds between steps (each counts for all layers).
-struct KvPages {
-  int64_t packed = 0;
-  int64_t window = 0;  // 16-bit pages, keys and values together
-};
+// Pages that a sequence of n_tokens holds between steps.
 KvPages pages_of(const KvConfig& config, int64_t n_tokens);
+
+// Most pages that a sequence holds at any moment until it has n_tokens, the middle of a step included.
+KvPages most_pages_of(const KvConfig& config, int64_t n_tokens);
 
 // What a sequence of n_tokens takes between steps: the pages it holds, and how full they are.
 KvMemory memory_of(const KvShape& shape, const KvConfig& config, int64_t n_tokens);
@@ -36,5 +36,7 @@ KvMemory memory_of(const KvShape& shape, const KvConfig& config, int64_t n_token
 // Bytes of one page for all layers.
 int64_t packed_page_bytes(const KvShape& shape, const KvConfig& config);
 int64_t window_page_bytes(const KvShape& shape);
+// How they share memory.
+SlabLayout slab_layout(const KvShape& shape, const KvConfig& config);
 
 }  // namespace kivi

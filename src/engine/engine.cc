@@ -5,11 +5,46 @@
 #include <utility>
 
 namespace kivi {
+namespace {
+
+void check(const EngineOptions& options) {
+  if (options.max_step_tokens < 1 || options.horizon < 0) {
+    fail(ErrorCode::kInvalidArgument, "{} prompt tokens a step, horizon {}: must be at least 1 and 0",
+         options.max_step_tokens, options.horizon);
+  }
+  if (!(options.memory_fraction > 0 && options.memory_fraction <= 1)) {
+    fail(ErrorCode::kInvalidArgument, "memory fraction {}: must be above 0 and at most 1", options.memory_fraction);
+  }
+}
+
+// On a device that says what is free, activations are allocated now, and pages get what is left of the fraction.
+KvCapacity bounded(Backend& backend, Decoder& decoder, const EngineOptions& options) {
+  check(options);
+  KvCapacity capacity = options.capacity;
+  const size_t n_free = backend.free_bytes();
+  if (n_free == 0) return capacity;
+  const int64_t n_sequences = capacity.max_sequences;
+  decoder.reserve(std::min(options.max_step_tokens, n_sequences * capacity.max_tokens) + n_sequences, n_sequences);
+  if (capacity.memory_bytes != 0) return capacity;
+  const auto n_taken = static_cast<double>(n_free - std::min(n_free, backend.free_bytes()));
+  const double n_left = options.memory_fraction * static_cast<double>(n_free) - n_taken;
+  if (n_left <= 0) {
+    fail(ErrorCode::kOutOfMemory,
+         "{} of {} free bytes: {} are needed for activations alone; raise --memory-fraction or lower --step-tokens",
+         options.memory_fraction, n_free, n_taken);
+  }
+  capacity.memory_bytes = static_cast<int64_t>(n_left);
+  return capacity;
+}
+
+}  // namespace
 
 Engine::Engine(Backend& backend, Decoder& decoder, const EngineOptions& options)
     : decoder_(&decoder),
-      cache_(backend, decoder.kv_shape(), options.kv, options.capacity),
-      scheduler_(cache_, options.max_step_tokens) {}
+      cache_(backend, decoder.kv_shape(), options.kv, bounded(backend, decoder, options)),
+      scheduler_(cache_, {.max_step_tokens = options.max_step_tokens,
+                          .horizon = options.horizon,
+                          .skip_prompts = options.skip_prompts}) {}
 
 RequestId Engine::submit(Request request) {
   const RequestId id = next_id_++;
@@ -53,77 +88,98 @@ void Engine::check(const Request& request) const {
 }
 
 void Engine::cancel(RequestId id) {
-  finish(id, FinishReason::kCancelled);
+  Sequence* sequence = scheduler_.find(id);
+  if (sequence != nullptr) finish(*sequence, FinishReason::kCancelled);
 }
 
 std::vector<Event> Engine::step() {
   try {
-    const auto sequences = scheduler_.schedule();
-    if (!sequences.empty()) run(sequences);
+    const std::span<Sequence* const> step = scheduler_.schedule();
+    if (!step.empty()) run(step);
   } catch (const Error& error) {
-    while (!scheduler_.running().empty()) finish(scheduler_.running().front()->id, FinishReason::kFailed, error);
+    while (!scheduler_.running().empty()) finish(*scheduler_.running().back(), FinishReason::kFailed, error);
   }
   return std::exchange(events_, {});
 }
 
-void Engine::run(std::span<const std::unique_ptr<Sequence>> sequences) {
+void Engine::run(std::span<Sequence* const> step) {
   const auto start = std::chrono::steady_clock::now();
-  std::vector<TokenId> tokens;
-  std::vector<int32_t> last_rows;
-  for (const auto& sequence : sequences) {
-    tokens.insert(tokens.end(), sequence->tokens.end() - sequence->n_new(), sequence->tokens.end());
-    last_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
-  }
-  const TensorView<const float, 2> logits = decoder_->step(cache_, {.tokens = tokens, .logit_rows = last_rows});
+  collect(step);
+  choose(step, decoder_->step(cache_, {.tokens = tokens_, .logit_rows = logit_rows_, .argmax_rows = argmax_rows_}));
+  count(step, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 
-  std::vector<TokenId> chosen;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    const TensorView<const float, 1> row = logits[static_cast<int64_t>(i)];
-    chosen.push_back(sequences[i]->sampler.sample({row.data, static_cast<size_t>(row.size())}));
+  size_t n_taken = 0;
+  for (Sequence* sequence : step) {
+    sequence->n_cached += sequence->n_step;
+    if (sequence->n_new() == 0) take(*sequence, chosen_[n_taken++]);
   }
-  count(sequences, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-
-  std::vector<Sequence*> by_row;  // take() removes sequences that end
-  for (const auto& sequence : sequences) by_row.push_back(sequence.get());
-  for (size_t i = 0; i < by_row.size(); ++i) take(*by_row[i], chosen[i]);
 }
 
-void Engine::count(std::span<const std::unique_ptr<Sequence>> sequences, double seconds) {
+// A sequence whose prompt goes on in a later step needs no token yet.
+void Engine::collect(std::span<Sequence* const> step) {
+  tokens_.clear();
+  logit_rows_.clear();
+  argmax_rows_.clear();
+  for (const Sequence* sequence : step) {
+    const auto first = sequence->tokens.begin() + sequence->n_cached;
+    tokens_.insert(tokens_.end(), first, first + sequence->n_step);
+    if (sequence->n_step < sequence->n_new()) continue;
+    auto& rows = sequence->request.sampling.is_argmax() ? argmax_rows_ : logit_rows_;
+    rows.push_back(static_cast<int32_t>(tokens_.size()) - 1);
+  }
+}
+
+void Engine::choose(std::span<Sequence* const> step, const DecoderOutput& output) {
+  chosen_.clear();
+  int64_t n_logits = 0;
+  size_t n_argmax = 0;
+  for (Sequence* sequence : step) {
+    if (sequence->n_step < sequence->n_new()) continue;
+    if (sequence->request.sampling.is_argmax()) {
+      chosen_.push_back(output.argmax[n_argmax++]);
+    } else {
+      const TensorView<const float, 1> row = output.logits[n_logits++];
+      chosen_.push_back(sequence->sampler.sample({row.data, static_cast<size_t>(row.size())}));
+    }
+  }
+}
+
+void Engine::count(std::span<Sequence* const> step, double seconds) {
   int64_t n_prefill = 0;
   int64_t n_decode = 0;
-  for (const auto& sequence : sequences) {
-    (sequence->n_new() == 1 && sequence->n_cached > 0 ? n_decode : n_prefill) += sequence->n_new();
+  for (const Sequence* sequence : step) {
+    (sequence->n_new() == 1 && sequence->n_cached > 0 ? n_decode : n_prefill) += sequence->n_step;
   }
   const double per_row = seconds / static_cast<double>(n_prefill + n_decode);
   stats_.prefill_tokens += n_prefill;
   stats_.decode_tokens += n_decode;
   stats_.prefill_seconds += per_row * static_cast<double>(n_prefill);
   stats_.decode_seconds += per_row * static_cast<double>(n_decode);
+  ++stats_.steps;
+  stats_.max_running = std::max(stats_.max_running, std::ssize(step));
 }
 
 void Engine::take(Sequence& sequence, TokenId token) {
   const Request& request = sequence.request;
-  sequence.n_cached = static_cast<int64_t>(sequence.tokens.size());
   if (std::find(request.stop_ids.begin(), request.stop_ids.end(), token) != request.stop_ids.end()) {
-    finish(sequence.id, FinishReason::kStop);
+    finish(sequence, FinishReason::kStop);
     return;
   }
   sequence.tokens.push_back(token);
   add_event(sequence.id).token = token;
   const bool at_limit = sequence.n_output() == request.max_new_tokens;
-  const bool at_end = static_cast<int64_t>(sequence.tokens.size()) >= cache_.capacity().max_tokens;
-  if (at_limit || at_end) finish(sequence.id, FinishReason::kLength);
+  const bool at_end = sequence.n_tokens() >= cache_.capacity().max_tokens;
+  if (at_limit || at_end) finish(sequence, FinishReason::kLength);
 }
 
-void Engine::finish(RequestId id, FinishReason reason, std::optional<Error> error) {
-  const std::unique_ptr<Sequence> sequence = scheduler_.remove(id);
-  if (!sequence) return;
+void Engine::finish(Sequence& sequence, FinishReason reason, std::optional<Error> error) {
+  const std::unique_ptr<Sequence> ended = scheduler_.remove(sequence);
   Finish end{.reason = reason, .error = std::move(error)};
-  end.n_prompt = sequence->n_prompt();
-  end.n_output = sequence->n_output();
-  if (sequence->cache_id >= 0) end.kv = cache_.memory(sequence->cache_id);
-  add_event(id).finish = std::move(end);
-  scheduler_.leave_cache(*sequence, sequence->request.keep_cached && reason != FinishReason::kFailed);
+  end.n_prompt = ended->n_prompt();
+  end.n_output = ended->n_output();
+  if (ended->cache_id >= 0) end.kv = cache_.memory(ended->cache_id);
+  add_event(ended->id).finish = std::move(end);
+  scheduler_.leave_cache(*ended, ended->request.keep_cached && reason != FinishReason::kFailed);
 }
 
 Event& Engine::add_event(RequestId id) {

@@ -1,5 +1,5 @@
 // Runs requests on one model: each step() is one pass of the decoder over the next token of every sequence that runs
-// and the whole prompt of those that start.
+// and the prompts of those that start.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,16 @@ namespace kivi {
 
 struct EngineOptions {
   KvConfig kv;
-  KvCapacity capacity;             // max_tokens is the context: prompt and output of one request
-  int64_t max_step_tokens = 4096;  // prompts that start in one step, together; a single longer one runs alone
+  KvCapacity capacity;  // max_tokens is the context: prompt and output of one request
+  // Where the backend says what is free: part of it that pages and activations may take, if capacity has no bound.
+  double memory_fraction = 0.9;
+  // Tokens of prompts in a step, together. A longer prompt runs in chunks of this, each of which attends to the cache
+  // as those before have left it.
+  int64_t max_step_tokens = 8192;
+  // Tokens that running sequences are expected to go on for, at most, when it is asked whether another one may start.
+  // More: fewer of them are preempted; less: more of them run.
+  int64_t horizon = 512;
+  bool skip_prompts = false;  // for measurements of decoding alone: the pages of prompts are taken as they are
 };
 
 // A step's time is shared between prefill and decode by their rows.
@@ -27,6 +35,8 @@ struct EngineStats {
   double prefill_seconds = 0.0;
   double decode_seconds = 0.0;
   int64_t preemptions = 0;  // sequences that gave up their pages and are computed again
+  int64_t steps = 0;
+  int64_t max_running = 0;  // sequences of a step
 
   // 0 if there were none.
   double prefill_tokens_per_s() const { return per_second(prefill_tokens, prefill_seconds); }
@@ -36,12 +46,17 @@ struct EngineStats {
   static double per_second(int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; }
 };
 
-// A prompt attends to its own keys and values in 16 bits, all at once. A sequence that was preempted is computed again
-// that way, output included, so that its later tokens may differ from those of a run with more memory.
+// A prompt of up to max_step_tokens attends to its own keys and values in 16 bits, all at once. A sequence that was
+// preempted is computed again that way, output included, so that its later tokens may differ from those of a run with
+// more memory.
 class Engine {
  public:
-  // Backend and decoder must outlive the engine. Throws as KvCache does.
+  // Backend and decoder must outlive the engine. Throws as KvCache does, and Error{kInvalidArgument} for options that
+  // make no sense.
   Engine(Backend& backend, Decoder& decoder, const EngineOptions& options);
+
+  // Prepares the device for steps of every size, so that the first requests do not wait for it.
+  void warm_up() { decoder_->record_ahead(cache_); }
 
   // Queues a request. One that can never be served ends with a kFailed event in the next step.
   RequestId submit(Request request);
@@ -57,10 +72,12 @@ class Engine {
 
  private:
   void check(const Request& request) const;
-  void run(std::span<const std::unique_ptr<Sequence>> sequences);
-  void count(std::span<const std::unique_ptr<Sequence>> sequences, double seconds);
+  void run(std::span<Sequence* const> step);
+  void collect(std::span<Sequence* const> step);
+  void choose(std::span<Sequence* const> step, const DecoderOutput& output);
+  void count(std::span<Sequence* const> step, double seconds);
   void take(Sequence& sequence, TokenId token);
-  void finish(RequestId id, FinishReason reason, std::optional<Error> error = {});
+  void finish(Sequence& sequence, FinishReason reason, std::optional<Error> error = {});
   Event& add_event(RequestId id);
 
   Decoder* decoder_;
@@ -69,6 +86,12 @@ class Engine {
   EngineStats stats_;
   RequestId next_id_ = 0;
   std::vector<Event> events_;  // of the step that runs
+
+  // Of the step that runs, kept for their memory.
+  std::vector<TokenId> tokens_;
+  std::vector<int32_t> logit_rows_;
+  std::vector<int32_t> argmax_rows_;
+  std::vector<TokenId> chosen_;  // of the sequences that have one
 };
 
 }  // namespace kivi

@@ -2,50 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <map>
-
-#include "engine/tiny_session.h"
+#include "engine/engine_fixture.h"
 
 namespace kivi {
 namespace {
-
-struct Outcome {
-  std::vector<TokenId> tokens;
-  Finish finish;
-};
-
-class EngineTest : public ::testing::Test {
- protected:
-  Engine make_engine(const KvConfig& kv, const KvCapacity& capacity, int64_t max_step_tokens = 4096) {
-    return Engine(*session.backend, session.decoder,
-                  {.kv = kv, .capacity = capacity, .max_step_tokens = max_step_tokens});
-  }
-  Request request(int64_t n_prompt, int64_t n_output, uint32_t seed) const {
-    return {.prompt = session.random_tokens(n_prompt, seed), .max_new_tokens = n_output};
-  }
-  static std::map<RequestId, Outcome> run(Engine& engine) {
-    std::map<RequestId, Outcome> outcomes;
-    for (int steps = 0; !engine.idle(); ++steps) {
-      if (steps > 10000) ADD_FAILURE() << "the engine does not come to an end";
-      if (steps > 10000) break;
-      for (Event& event : engine.step()) {
-        if (event.token) outcomes[event.id].tokens.push_back(*event.token);
-        if (event.finish) outcomes[event.id].finish = std::move(*event.finish);
-      }
-    }
-    return outcomes;
-  }
-  // The output of a request that is refused.
-  Error refusal(Engine& engine, Request bad) {
-    const RequestId id = engine.submit(std::move(bad));
-    const Outcome outcome = run(engine)[id];
-    EXPECT_EQ(outcome.finish.reason, FinishReason::kFailed);
-    EXPECT_TRUE(outcome.tokens.empty());
-    return outcome.finish.error.value_or(Error(ErrorCode::kInternal, "not refused"));
-  }
-
-  TinySession session;
-};
 
 TEST_F(EngineTest, AnswersAsTheDecoderDoes) {
   for (const KvConfig& kv : {parse_kv_config("f16"), small_kivi2()}) {
@@ -88,26 +48,140 @@ TEST_F(EngineTest, CountsWhatItRuns) {
 
 TEST_F(EngineTest, PromptsShareAStepUpToItsLimit) {
   Engine engine = make_engine(parse_kv_config("f16"), {.max_tokens = 64, .max_sequences = 4}, 25);
-  for (uint32_t i = 0; i < 2; ++i) engine.submit(request(12, 9, i));
-  engine.submit(request(40, 9, 2));  // alone more than a step's limit
+  for (uint32_t i = 0; i < 3; ++i) engine.submit(request(12, 9, i));
   EXPECT_EQ(engine.step().size(), 2U);
-  EXPECT_EQ(engine.step().size(), 2U);  // must wait while others run
+  EXPECT_EQ(engine.stats().prefill_tokens, 12 + 12);
+  EXPECT_EQ(engine.step().size(), 3U);  // those that decode do not count
   EXPECT_EQ(run(engine).size(), 3U);
-  EXPECT_EQ(engine.stats().prefill_tokens, 12 + 12 + 40);
+  EXPECT_EQ(engine.stats().prefill_tokens, 12 + 12 + 12);
+  EXPECT_EQ(engine.stats().max_running, 3);
+}
+
+TEST_F(EngineTest, LongPromptsRunInChunksBesideOthers) {
+  const KvConfig kv = parse_kv_config("f16");
+  Engine engine = make_engine(kv, {.max_tokens = 128, .max_sequences = 4}, 25);
+  const std::vector<Request> requests = {request(12, 20, 0), request(60, 5, 1), request(25, 5, 2)};
+  for (const Request& asked : requests) engine.submit(asked);
+  std::map<RequestId, Outcome> outcomes;
+  // Of 25 tokens a step the first prompt leaves 13 to the second, which goes on with 25 and 22; the third fits a step
+  // and is never cut.
+  for (const int64_t prefill : {12 + 13, 25, 22, 25}) {
+    const int64_t before = engine.stats().prefill_tokens;
+    for (Event& event : engine.step()) outcomes[event.id].tokens.push_back(event.token.value());
+    EXPECT_EQ(engine.stats().prefill_tokens - before, prefill);
+  }
+  EXPECT_EQ(engine.stats().decode_tokens, 3 + 1);
+  for (auto& [id, outcome] : run(engine)) {
+    outcomes[id].tokens.insert(outcomes[id].tokens.end(), outcome.tokens.begin(), outcome.tokens.end());
+  }
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const auto alone = session.continue_greedily(kv, requests[i].prompt, requests[i].max_new_tokens);
+    EXPECT_EQ(outcomes[static_cast<RequestId>(i)].tokens, alone) << i;
+  }
+}
+
+TEST_F(EngineTest, ChunksOfAPackedCacheAttendToWhatIsStored) {
+  const KvConfig kv = small_kivi2();
+  const Request asked = request(100, 6, 3);
+  Engine engine = make_engine(kv, {.max_tokens = 128}, 40);
+  engine.submit(asked);
+  const std::vector<TokenId> chunked = run(engine)[0].tokens;
+  // The same by hand.
+  KvCache cache(*session.backend, session.decoder.kv_shape(), kv, {.max_tokens = 128});
+  const SequenceId id = cache.create();
+  std::vector<TokenId> wanted;
+  std::vector<TokenId> input;
+  const auto step = [&](std::span<const TokenId> tokens) {
+    const StepSequence entry{.id = id, .n_new = static_cast<int32_t>(tokens.size())};
+    const int32_t last_row = entry.n_new - 1;
+    ASSERT_TRUE(cache.reserve({&entry, 1}));
+    const auto output = session.decoder.step(cache, {.tokens = tokens, .argmax_rows = {&last_row, 1}});
+    input.assign(output.argmax.begin(), output.argmax.end());
+  };
+  for (const auto& [first, n] : {std::pair{0, 40}, {40, 40}, {80, 20}}) step(std::span(asked.prompt).subspan(first, n));
+  for (wanted = input; wanted.size() < 6; wanted.push_back(input.front())) step(std::vector(input));
+  EXPECT_EQ(chunked, wanted);
+}
+
+TEST_F(EngineTest, GreedyAndSampledRequestsShareSteps) {
+  const KvConfig kv = parse_kv_config("f16");
+  std::vector<Request> requests = {request(12, 9, 0), request(5, 9, 1), request(7, 9, 2), request(9, 9, 3)};
+  requests[1].sampling = {.temperature = 1.5, .seed = 7};
+  requests[2].sampling = {.repetition_penalty = 1.3};  // greedy, but not the argmax
+  std::vector<std::vector<TokenId>> alone;
+  for (const Request& asked : requests) {
+    Engine engine = make_engine(kv, {.max_tokens = 64});
+    engine.submit(asked);
+    alone.push_back(run(engine)[0].tokens);
+  }
+  Engine together = make_engine(kv, {.max_tokens = 64, .max_sequences = 4});
+  for (const Request& asked : requests) together.submit(asked);
+  auto outcomes = run(together);
+  for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(outcomes[static_cast<RequestId>(i)].tokens, alone[i]) << i;
 }
 
 TEST_F(EngineTest, PreemptsTheYoungestWhenPagesRunOut) {
   const KvConfig kv = parse_kv_config("f16");
-  // Keys and values of 16 tokens a page: room for 6 pages, 48 tokens in all. Three sequences start, two must wait.
+  // Keys and values of 16 tokens a page: room for 6 pages, 48 tokens in all. Three sequences start, as nobody looks
+  // ahead, and two must give way.
   const int64_t room = 6 * window_page_bytes(session.decoder.kv_shape());
-  Engine engine = make_engine(kv, {.max_tokens = 48, .max_sequences = 3, .memory_bytes = room});
+  Engine engine = make_engine(kv, {.max_tokens = 48, .max_sequences = 3, .memory_bytes = room}, 4096, 0);
   std::vector<Request> requests = {request(12, 30, 1), request(14, 30, 2), request(9, 30, 3)};
   for (const Request& asked : requests) engine.submit(asked);
   auto outcomes = run(engine);
   for (size_t i = 0; i < requests.size(); ++i) {
     EXPECT_EQ(outcomes[static_cast<RequestId>(i)].tokens, session.continue_greedily(kv, requests[i].prompt, 30)) << i;
   }
-  EXPECT_GE(engine.stats().preemptions, 1);
+  EXPECT_GE(engine.stats().preemptions, 2);
+  EXPECT_EQ(engine.stats().max_running, 3);
+}
+
+TEST_F(EngineTest, ServesManyRequestsFromLittleMemory) {
+  // Room for about four of the largest. Without looking ahead sequences get into each other's way, but all end.
+  for (const char* preset : {"f16", "kivi2:group-size=16:residual=16"}) {
+    const KvConfig kv = parse_kv_config(preset);
+    int64_t preemptions[2] = {};
+    for (const int64_t horizon : {0, 512}) {
+      const int64_t room = 4 * memory_of(session.decoder.kv_shape(), kv, 90).allocated_bytes();
+      Engine engine = make_engine(kv, {.max_tokens = 90, .max_sequences = 30, .memory_bytes = room}, 64, horizon);
+      for (uint32_t i = 0; i < 24; ++i) engine.submit(request(1 + i * 13 % 40, 1 + i * 29 % 50, i));
+      const auto outcomes = run(engine);
+      for (uint32_t i = 0; i < 24; ++i) EXPECT_EQ(outcomes.at(i).tokens.size(), 1 + i * 29 % 50) << i;
+      EXPECT_EQ(engine.cache().allocated_bytes(), 0);
+      preemptions[horizon == 0 ? 0 : 1] = engine.stats().preemptions;
+    }
+    EXPECT_GT(preemptions[0], kv.is_packed() ? -1 : 4);  // packed pages are as large as these sequences
+    EXPECT_LE(preemptions[1], 2) << preset;
+  }
+}
+
+TEST_F(EngineTest, StartsWhatWillHaveRoom) {
+  const KvConfig kv = parse_kv_config("f16");
+  // Room for 12 pages. Each of the sequences needs 2 at first and 4 in the end.
+  const int64_t room = 12 * window_page_bytes(session.decoder.kv_shape());
+  Engine engine = make_engine(kv, {.max_tokens = 32, .max_sequences = 8, .memory_bytes = room});
+  for (uint32_t i = 0; i < 8; ++i) engine.submit(request(4, 24, i));
+  const auto outcomes = run(engine);
+  for (const auto& [id, outcome] : outcomes) EXPECT_EQ(outcome.tokens.size(), 24U) << id;
+  EXPECT_EQ(engine.stats().preemptions, 0);
+  EXPECT_EQ(engine.stats().max_running, 3);
+}
+
+TEST_F(EngineTest, SkippedPromptsTakePagesAndNoTime) {
+  const KvConfig kv = small_kivi2();
+  Engine engine(*session.backend, session.decoder,
+                {.kv = kv, .capacity = {.max_tokens = 100, .max_sequences = 3}, .skip_prompts = true});
+  for (uint32_t i = 0; i < 3; ++i) engine.submit(request(50, 4, i));
+  EXPECT_EQ(engine.step().size(), 3U);
+  EXPECT_EQ(engine.cache().allocated_bytes(), 3 * memory_of(engine.cache().shape(), kv, 50).allocated_bytes());
+  run(engine);
+  EXPECT_EQ(engine.stats().prefill_tokens, 0);
+  EXPECT_EQ(engine.stats().decode_tokens, 12);
+}
+
+TEST_F(EngineTest, RefusesOptionsThatMakeNoSense) {
+  EXPECT_THROW(make_engine(small_kivi2(), {.max_tokens = 10}, 0), Error);
+  EXPECT_THROW(make_engine(small_kivi2(), {.max_tokens = 10}, 10, -1), Error);
 }
 
 TEST_F(EngineTest, RefusesWhatCannotBeServed) {
@@ -131,14 +205,14 @@ TEST_F(EngineTest, RefusesWhatCannotBeServed) {
 TEST_F(EngineTest, AFailedStepEndsItsRequestsAndNoMore) {
   Engine engine = make_engine(parse_kv_config("f16"), {.max_tokens = 64, .max_sequences = 2});
   LayerWeights& layer = session.weights.layers[1];
-  std::swap(layer.q, layer.gate);  // of another shape: the step fails half way
+  std::swap(layer.qkv, layer.gate_up);  // of another shape: the step fails half way
   engine.submit(request(10, 5, 1));
   engine.submit(request(7, 5, 2));
   for (const auto& [id, outcome] : run(engine)) {
     EXPECT_EQ(outcome.finish.reason, FinishReason::kFailed);
     EXPECT_EQ(outcome.finish.error.value().code(), ErrorCode::kInternal);
   }
-  std::swap(layer.q, layer.gate);
+  std::swap(layer.qkv, layer.gate_up);
   const Request good = request(10, 5, 1);
   const RequestId id = engine.submit(good);
   EXPECT_EQ(run(engine)[id].tokens, session.continue_greedily(parse_kv_config("f16"), good.prompt, 5));

@@ -36,12 +36,8 @@ TokenId argmax(std::span<const float> logits) {
 Sampler::Sampler(const SamplingParams& params, std::span<const TokenId> prompt)
     : params_(params), random_(params.seed), prompt_(prompt.begin(), prompt.end()) {}
 
-bool Sampler::has_penalties() const {
-  return params_.repetition_penalty != 1 || params_.presence_penalty != 0 || params_.frequency_penalty != 0;
-}
-
 TokenId Sampler::sample(std::span<const float> logits) {
-  if (has_penalties()) {
+  if (params_.has_penalties()) {
     penalised_.assign(logits.begin(), logits.end());
     penalise(penalised_);
     logits = penalised_;

@@ -24,6 +24,10 @@ struct SamplingParams {
   double frequency_penalty = 0.0;   // subtracted for each time a token is in the output
   uint64_t seed = 0;
 
+  // Whether the next token is the argmax of the logits, whatever was before.
+  bool is_argmax() const { return temperature == 0 && !has_penalties(); }
+  bool has_penalties() const { return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0; }
+
   // Throws Error{kInvalidArgument} naming the field.
   void validate() const;
 };
@@ -44,7 +48,6 @@ class Sampler {
   };
   static bool less_likely(const Candidate& a, const Candidate& b);
 
-  bool has_penalties() const;
   void penalise(std::span<float> logits) const;
   void keep_top_k();
   void keep_top_p();

@@ -5,50 +5,98 @@
 
 namespace kivi {
 
-std::span<const std::unique_ptr<Sequence>> Scheduler::schedule() {
-  admit();
-  while (!running_.empty() && !reserve()) make_room();
-  return running_;
+std::span<Sequence* const> Scheduler::schedule() {
+  int64_t n_left = options_.max_step_tokens;
+  continue_running(n_left);
+  admit(n_left);
+  while (!step_.empty() && !reserve()) make_room();
+  return step_;
 }
 
-void Scheduler::admit() {
-  int64_t n_rows = 0;
-  for (const auto& sequence : running_) n_rows += sequence->n_new();
+void Scheduler::continue_running(int64_t& n_left) {
+  step_.clear();
+  for (const auto& sequence : running_) {
+    const bool decodes = sequence->n_new() == 1;
+    sequence->n_step = decodes ? 1 : std::min(sequence->n_new(), n_left);
+    if (!decodes) n_left -= sequence->n_step;
+    if (sequence->n_step > 0) step_.push_back(sequence.get());
+  }
+}
+
+void Scheduler::admit(int64_t& n_left) {
+  if (waiting_.empty()) return;
+  forecast_.clear();
+  for (const auto& sequence : running_) forecast_.add(sequence->n_tokens(), most_tokens(*sequence));
   while (!waiting_.empty()) {
     Sequence& next = *waiting_.front();
-    if (!running_.empty() && n_rows + next.n_new() > max_step_tokens_) return;
-    if (!enter_cache(next)) return;
-    n_rows += next.n_new();
+    const auto kept = find_kept(next);
+    const int64_t n_known = options_.skip_prompts ? next.n_tokens() - 1 : 0;
+    const int64_t n_new = next.n_tokens() - (kept == kept_.end() ? n_known : std::ssize(kept->tokens));
+    if (n_left == 0 || (n_new > n_left && n_new <= options_.max_step_tokens)) return;
+    if (kept != kept_.end()) {
+      next.cache_id = kept->cache_id;
+      next.n_cached = std::ssize(kept->tokens);
+      kept_.erase(kept);
+      forecast_.add(next.n_tokens(), most_tokens(next));
+    } else if (!enter_cache(next)) {
+      return;
+    }
+    next.n_step = std::min(next.n_new(), n_left);
+    n_left -= next.n_step;
+    next.place = running_.size();
+    step_.push_back(&next);
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
   }
 }
 
+int64_t Scheduler::most_tokens(const Sequence& sequence) const {
+  const int64_t context = cache_->capacity().max_tokens;
+  const int64_t n_most = sequence.request.max_new_tokens;
+  return n_most == 0 ? context : std::min(context, sequence.n_prompt() + n_most);
+}
+
+double Scheduler::kept_slabs() const {
+  double slabs = 0.0;
+  for (const Kept& kept : kept_) slabs += forecast_.slabs_of(std::ssize(kept.tokens));
+  return slabs;
+}
+
+bool Scheduler::has_room(const Sequence& sequence, double idle_slabs) const {
+  return forecast_.has_room(sequence.n_tokens(), most_tokens(sequence), idle_slabs);
+}
+
 bool Scheduler::enter_cache(Sequence& sequence) {
-  if (continue_kept(sequence)) return true;
-  const auto n_tokens = static_cast<int64_t>(sequence.tokens.size());
-  const auto has_room = [&] {
-    const size_t n_alive = running_.size() + kept_.size();
-    return n_alive < static_cast<size_t>(cache_->capacity().max_sequences) && cache_->can_hold_now(n_tokens);
+  const auto may_start = [&] {
+    if (cache_->n_sequences() == cache_->capacity().max_sequences) return false;
+    return running_.empty() ? cache_->can_hold_now(sequence.n_tokens()) : has_room(sequence, kept_slabs());
   };
-  while (!has_room()) {
+  if (!running_.empty() && !has_room(sequence, 0.0)) return false;  // not even without those that are kept
+  while (!may_start()) {
     if (!drop_oldest_kept()) return false;
   }
+  forecast_.add(sequence.n_tokens(), most_tokens(sequence));
   sequence.cache_id = cache_->create();
+  return !options_.skip_prompts || take_as_read(sequence);
+}
+
+bool Scheduler::take_as_read(Sequence& sequence) {
+  const StepSequence prompt{sequence.cache_id, static_cast<int32_t>(sequence.n_tokens() - 1)};
+  if (prompt.n_new == 0) return true;
+  if (!cache_->reserve({&prompt, 1})) {
+    leave_cache(sequence, false);
+    return false;
+  }
+  cache_->commit();
+  sequence.n_cached = prompt.n_new;
   return true;
 }
 
-bool Scheduler::continue_kept(Sequence& sequence) {
-  const auto begins_sequence = [&](const Kept& kept) {
+Scheduler::KeptList::iterator Scheduler::find_kept(const Sequence& sequence) {
+  return std::ranges::find_if(kept_, [&](const Kept& kept) {
     return kept.tokens.size() < sequence.tokens.size() &&
            std::equal(kept.tokens.begin(), kept.tokens.end(), sequence.tokens.begin());
-  };
-  const auto kept = std::find_if(kept_.begin(), kept_.end(), begins_sequence);
-  if (kept == kept_.end()) return false;
-  sequence.cache_id = kept->cache_id;
-  sequence.n_cached = static_cast<int64_t>(kept->tokens.size());
-  kept_.erase(kept);
-  return true;
+  });
 }
 
 bool Scheduler::drop_oldest_kept() {
@@ -59,36 +107,49 @@ bool Scheduler::drop_oldest_kept() {
 }
 
 bool Scheduler::reserve() {
-  std::vector<StepSequence> step;
-  for (const auto& sequence : running_) {
-    step.push_back({sequence->cache_id, static_cast<int32_t>(sequence->n_new())});
+  cache_step_.clear();
+  for (const Sequence* sequence : step_) {
+    cache_step_.push_back({sequence->cache_id, static_cast<int32_t>(sequence->n_step)});
   }
-  return cache_->reserve(step);
+  return cache_->reserve(cache_step_);
 }
 
 void Scheduler::make_room() {
   if (drop_oldest_kept()) return;
+  const auto youngest = std::ranges::max_element(running_, {}, [](const auto& sequence) { return sequence->id; });
   if (running_.size() == 1) {
     fail(ErrorCode::kOutOfMemory, "no room in the KV cache of {} bytes for {} tokens; allow it more memory",
-         cache_->capacity_bytes(), running_.front()->tokens.size());
+         cache_->capacity_bytes(), (*youngest)->n_tokens());
   }
-  std::unique_ptr<Sequence> youngest = std::move(running_.back());
-  running_.pop_back();
-  if (youngest->n_cached > 0) ++n_preemptions_;
-  leave_cache(*youngest, false);
-  waiting_.push_front(std::move(youngest));
+  std::erase(step_, youngest->get());
+  std::unique_ptr<Sequence> sequence = remove(**youngest);
+  if (sequence->n_cached > 0) ++n_preemptions_;
+  leave_cache(*sequence, false);
+  waiting_.push_front(std::move(sequence));
 }
 
-std::unique_ptr<Sequence> Scheduler::remove(RequestId id) {
-  const auto take_from = [id](auto& queue) -> std::unique_ptr<Sequence> {
-    const auto found = std::find_if(queue.begin(), queue.end(), [id](const auto& s) { return s->id == id; });
-    if (found == queue.end()) return nullptr;
-    std::unique_ptr<Sequence> sequence = std::move(*found);
-    queue.erase(found);
-    return sequence;
+Sequence* Scheduler::find(RequestId id) const {
+  const auto find_in = [id](const auto& sequences) -> Sequence* {
+    const auto found = std::ranges::find_if(sequences, [id](const auto& sequence) { return sequence->id == id; });
+    return found == sequences.end() ? nullptr : found->get();
   };
-  std::unique_ptr<Sequence> sequence = take_from(running_);
-  return sequence ? std::move(sequence) : take_from(waiting_);
+  Sequence* running = find_in(running_);
+  return running != nullptr ? running : find_in(waiting_);
+}
+
+std::unique_ptr<Sequence> Scheduler::remove(Sequence& sequence) {
+  if (sequence.cache_id < 0) {
+    const auto waiting = std::ranges::find(waiting_, &sequence, &std::unique_ptr<Sequence>::get);
+    std::unique_ptr<Sequence> taken = std::move(*waiting);
+    waiting_.erase(waiting);
+    return taken;
+  }
+  const size_t place = sequence.place;
+  std::swap(running_[place], running_.back());
+  running_[place]->place = place;
+  std::unique_ptr<Sequence> taken = std::move(running_.back());
+  running_.pop_back();
+  return taken;
 }
 
 void Scheduler::leave_cache(Sequence& sequence, bool keep) {

@@ -1,4 +1,4 @@
-// A small random model on the reference backend, for tests of what runs models.
+// A small random model, for tests of what runs models; on the reference backend if no other is given.
 #pragma once
 
 #include <memory>
@@ -12,6 +12,9 @@
 namespace kivi {
 
 struct TinySession {
+  TinySession() = default;
+  explicit TinySession(std::unique_ptr<Backend> other) : backend(std::move(other)) {}
+
   std::vector<std::byte> file = TinyModel{}.build().build();
   GgufFile gguf{std::span<const std::byte>(file)};
   ModelConfig config = read_config(gguf);
@@ -35,7 +38,7 @@ struct TinySession {
       const StepSequence entry{.id = id, .n_new = static_cast<int32_t>(input.size())};
       const int32_t last_row = entry.n_new - 1;
       if (!cache.reserve({&entry, 1})) return {};
-      const auto logits = decoder.step(cache, {.tokens = input, .logit_rows = {&last_row, 1}});
+      const auto logits = decoder.step(cache, {.tokens = input, .logit_rows = {&last_row, 1}}).logits;
       input = {argmax({logits.data, static_cast<size_t>(logits.size())})};
       output.push_back(input.front());
     }

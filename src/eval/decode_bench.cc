@@ -7,7 +7,6 @@
 #include <random>
 
 #include "cache/kv_cache.h"
-#include "engine/sampler.h"
 
 namespace kivi {
 namespace {
@@ -18,7 +17,9 @@ class Run {
   Run(Backend& backend, Decoder& decoder, const KvConfig& config, int64_t max_tokens)
       : decoder_(&decoder),
         cache_(backend, decoder.kv_shape(), config, {.max_tokens = max_tokens}),
-        sequence_(cache_.create()) {}
+        sequence_(cache_.create()) {
+    decoder.record_ahead(cache_);
+  }
 
   // Seconds for a step that continues with `tokens`; next() is what the model says then.
   double step(std::span<const TokenId> tokens) {
@@ -26,8 +27,7 @@ class Run {
     const int32_t last_row = entry.n_new - 1;
     const auto start = std::chrono::steady_clock::now();
     if (!cache_.reserve({&entry, 1})) fail(ErrorCode::kInternal, "KV cache {} is full", cache_.config().name);
-    const auto logits = decoder_->step(cache_, {.tokens = tokens, .logit_rows = {&last_row, 1}});
-    next_ = argmax({logits.data, static_cast<size_t>(logits.size())});
+    next_ = decoder_->step(cache_, {.tokens = tokens, .argmax_rows = {&last_row, 1}}).argmax.front();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   double decode(int64_t n) {
@@ -93,6 +93,7 @@ class Meter {
 void bench_depth(Backend& backend, Decoder& decoder, const DecodeBenchOptions& options, int64_t depth, Meter& meter,
                  std::vector<DecodeBenchResult>& results) {
   const std::vector<TokenId> prompt = random_tokens(depth, decoder.config().vocab_size);
+  decoder.reserve(std::max<int64_t>(depth, 1), 1);
   std::vector<std::unique_ptr<Run>> runs;
   const size_t first = results.size();
   for (const KvConfig& config : options.kv) {

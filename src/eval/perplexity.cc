@@ -152,7 +152,7 @@ void Evaluation::run_position(int64_t first_chunk, int64_t n_chunks, int64_t pos
 
 void Evaluation::run_step(Lane& lane, const DecoderStep& step, std::span<const TokenId> targets) {
   if (!lane.cache.reserve(lane.step)) fail(ErrorCode::kInternal, "KV cache {} is full", lane.config.name);
-  const auto logits = decoder_->step(lane.cache, step);
+  const auto logits = decoder_->step(lane.cache, step).logits;
   if (!step.logit_rows.empty()) score(lane, logits, targets);
 }
 

@@ -24,7 +24,7 @@ class PerplexityTest : public ::testing::Test {
     EXPECT_TRUE(cache.reserve({&entry, 1}));
     std::vector<int32_t> rows;
     for (int32_t row = n / 2; row < n - 1; ++row) rows.push_back(row);
-    const auto logits = session.decoder.step(cache, {.tokens = chunk, .logit_rows = rows});
+    const auto logits = session.decoder.step(cache, {.tokens = chunk, .logit_rows = rows}).logits;
     double total = 0;
     for (int64_t i = 0; i < logits.shape[0]; ++i) {
       double sum = 0;

@@ -2,188 +2,243 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
+#include <numeric>
 
-#include "backend/tensor.h"
 #include "core/error.h"
+#include "model/slices.h"
 
 namespace kivi {
 namespace {
 
-// Rows that the MLP takes at a time: its activations are the widest, and a long prompt must not need ffn_size of them
-// each.
-constexpr int64_t kMlpRows = 512;
-
-// The first n rows of a [rows, heads * D] tensor as [n, heads, D].
-AnyView as_heads(const Tensor& tensor, int64_t n, int64_t heads) {
-  AnyView view = tensor.rows(n);
-  const int64_t head_dim = view.shape[1] / heads;
-  view.rank = 3;
-  view.shape = {n, heads, head_dim};
-  view.stride = {view.stride[0], head_dim, 1};
-  return view;
+bool are_consecutive(std::span<const int32_t> rows) {
+  return rows.back() - rows.front() + 1 == std::ssize(rows);
 }
 
-AnyView row_range(const Tensor& tensor, int64_t begin, int64_t n) {
-  AnyView view = tensor.rows(n);
-  view.data =
-      static_cast<std::byte*>(view.data) + begin * view.stride[0] * static_cast<int64_t>(size_bytes(view.dtype));
-  return view;
+bool is_decode(const KvCache& cache) {
+  return std::ranges::all_of(cache.step(), [](const StepSequence& entry) { return entry.n_new == 1; });
+}
+
+void check(const KvCache& cache, const DecoderStep& step) {
+  int64_t n_rows = 0;
+  for (const StepSequence& entry : cache.step()) n_rows += entry.n_new;
+  if (n_rows != std::ssize(step.tokens) || n_rows == 0) {
+    fail(ErrorCode::kInternal, "decoder: {} tokens for a reserved step of {}", step.tokens.size(), n_rows);
+  }
+  for (const std::span<const int32_t> rows : {step.logit_rows, step.argmax_rows}) {
+    if (rows.size() > step.tokens.size() || (!rows.empty() && (rows.front() < 0 || rows.back() >= n_rows))) {
+      fail(ErrorCode::kInternal, "decoder: rows of logits beyond a step of {} rows", n_rows);
+    }
+  }
+}
+
+int64_t padded_batch(int64_t n, int64_t most) {
+  return std::min(kivi::padded_batch(n), most);
 }
 
 }  // namespace
 
-// Activations of a step. Grows with the largest step seen.
-struct Decoder::Scratch {
-  int64_t n_rows = 0;
-  Tensor tokens, positions;  // [N] i32
-  Tensor x, normed;          // [N, hidden]: the residual stream, and what goes into a matrix
-  Tensor q, attended;        // [N, H * D]
-  Tensor k, v, k16, v16;     // [N, K * D], as computed and as cached
-  Tensor gate, up;           // [kMlpRows, ffn]
+Decoder::Decoder(Backend& backend, const ModelWeights& weights) : backend_(&backend), weights_(&weights) {}
 
-  int64_t n_logit_rows = 0;
-  Tensor logit_rows;  // [M] i32
-  Tensor last;        // [M, hidden]
-  Tensor logits;      // [M, vocabulary] f32
-  std::vector<float> host_logits;
-
-  void reserve_rows(Backend& backend, const ModelConfig& c, int64_t n) {
-    if (n <= n_rows) return;
-    *this = {};  // the old ones go before the new ones come
-    n_rows = n;
-    const DType act = backend.activation_dtype();
-    tokens = Tensor(backend, DType::kI32, {n});
-    positions = Tensor(backend, DType::kI32, {n});
-    x = Tensor(backend, act, {n, c.hidden_size});
-    normed = Tensor(backend, act, {n, c.hidden_size});
-    q = Tensor(backend, act, {n, c.n_heads * c.head_dim});
-    attended = Tensor(backend, act, {n, c.n_heads * c.head_dim});
-    k = Tensor(backend, act, {n, c.n_kv_heads * c.head_dim});
-    v = Tensor(backend, act, {n, c.n_kv_heads * c.head_dim});
-    k16 = Tensor(backend, DType::kF16, {n, c.n_kv_heads * c.head_dim});
-    v16 = Tensor(backend, DType::kF16, {n, c.n_kv_heads * c.head_dim});
-    gate = Tensor(backend, act, {std::min(n, kMlpRows), c.ffn_size});
-    up = Tensor(backend, act, {std::min(n, kMlpRows), c.ffn_size});
-  }
-
-  void reserve_logits(Backend& backend, const ModelConfig& c, int64_t n) {
-    if (n <= n_logit_rows) return;
-    n_logit_rows = n;
-    logit_rows = Tensor(backend, DType::kI32, {n});
-    last = Tensor(backend, backend.activation_dtype(), {n, c.hidden_size});
-    logits = Tensor(backend, DType::kF32, {n, c.vocab_size});
-    host_logits.resize(static_cast<size_t>(n * c.vocab_size));
-  }
-};
-
-Decoder::Decoder(Backend& backend, const ModelWeights& weights)
-    : backend_(&backend), weights_(&weights), scratch_(std::make_unique<Scratch>()) {}
-Decoder::~Decoder() = default;
-
-const ModelConfig& Decoder::config() const {
-  return weights_->config;
+KvShape kv_shape(const ModelConfig& config) {
+  return {.n_layers = static_cast<int>(config.n_layers),
+          .n_kv_heads = static_cast<int>(config.n_kv_heads),
+          .head_dim = static_cast<int>(config.head_dim)};
 }
 
-KvShape Decoder::kv_shape() const {
-  return {.n_layers = static_cast<int>(config().n_layers),
-          .n_kv_heads = static_cast<int>(config().n_kv_heads),
-          .head_dim = static_cast<int>(config().head_dim)};
+void Decoder::reserve(int64_t n_rows, int64_t n_wanted_rows) {
+  const int64_t head_rows = std::min(n_wanted_rows, Activations::kHeadRows);
+  if (n_rows <= activations_.n_rows && head_rows <= activations_.n_head_rows) return;
+  recordings_.clear();
+  activations_.reserve(*backend_, config(), n_rows, head_rows);
 }
 
-TensorView<const float, 2> Decoder::step(KvCache& cache, const DecoderStep& step) {
-  const auto n_rows = static_cast<int64_t>(step.tokens.size());
-  const auto n_logits = static_cast<int64_t>(step.logit_rows.size());
-  std::vector<int32_t> positions;
-  for (const StepSequence& sequence : cache.step()) {
-    const auto first = static_cast<int32_t>(cache.n_tokens(sequence.id));
-    for (int32_t i = 0; i < sequence.n_new; ++i) positions.push_back(first + i);
-  }
-  if (static_cast<int64_t>(positions.size()) != n_rows || n_rows == 0) {
-    fail(ErrorCode::kInternal, "decoder: {} tokens for a reserved step of {}", n_rows, positions.size());
+DecoderOutput Decoder::step(KvCache& cache, const DecoderStep& step) {
+  check(cache, step);
+  const auto n_rows = std::ssize(step.tokens);
+  const auto n_best = std::ssize(step.argmax_rows);
+  const bool chooses_all = n_best == n_rows && step.logit_rows.empty();
+  const Recorded* recorded = nullptr;
+  if (is_decode(cache)) {
+    const int64_t padded = padded_batch(n_rows, cache.capacity().max_sequences);
+    reserve(padded, std::max({std::ssize(step.logit_rows), n_best, chooses_all ? padded : 0}));
+    recorded = record(cache, padded, chooses_all);
+  } else {
+    reserve(n_rows, std::max(std::ssize(step.logit_rows), n_best));
   }
 
-  Scratch& s = *scratch_;
-  s.reserve_rows(*backend_, config(), n_rows);
-  backend_->copy_to_device(s.tokens.view().data, step.tokens.data(), step.tokens.size_bytes());
-  backend_->copy_to_device(s.positions.view().data, positions.data(), positions.size() * sizeof(int32_t));
-  backend_->embed({.table = weights_->embedding.get(), .tokens = s.tokens.rows(n_rows), .out = s.x.rows(n_rows)});
-  for (int64_t layer = 0; layer < config().n_layers; ++layer) {
-    attention(static_cast<int>(layer), cache, n_rows);
-    mlp(static_cast<int>(layer), n_rows);
+  const int64_t n_run = recorded != nullptr ? recorded->n_rows : n_rows;
+  upload(cache, step, n_run);
+  if (recorded != nullptr) {
+    backend_->replay(*recorded->recording);
+  } else {
+    run_layers(cache, {n_rows, std::ssize(cache.step())});
   }
   cache.commit();
-  if (n_logits == 0) return {};
 
-  s.reserve_logits(*backend_, config(), n_logits);
-  backend_->copy_to_device(s.logit_rows.view().data, step.logit_rows.data(), step.logit_rows.size_bytes());
-  backend_->gather({.x = s.x.rows(n_rows), .rows = s.logit_rows.rows(n_logits), .out = s.last.rows(n_logits)});
-  normalise(s.last.rows(n_logits), weights_->output_norm, s.last.rows(n_logits));
-  backend_->linear(
-      {.x = s.last.rows(n_logits), .weight = &weights_->head(), .bias = {}, .out = s.logits.rows(n_logits)});
-  const int64_t vocab_size = config().vocab_size;
-  backend_->copy_to_host(s.host_logits.data(), s.logits.view().data,
-                         static_cast<size_t>(n_logits * vocab_size) * sizeof(float));
-  return {s.host_logits.data(), {n_logits, vocab_size}};
+  const auto n_logits = std::ssize(step.logit_rows);
+  if (n_logits > 0) fetch_logits(step.logit_rows, inputs(2 * n_run, n_logits));
+  if (n_best > 0) {
+    if (recorded == nullptr || !chooses_all) choose(step.argmax_rows, inputs(2 * n_run + n_logits, n_best));
+    host_best_.resize(static_cast<size_t>(n_best));
+    backend_->copy_to_host(host_best_.data(), activations_.best.view().data, host_best_.size() * sizeof(TokenId));
+  }
+  return {.logits = {host_logits_.data(), {n_logits, config().vocab_size}},
+          .argmax = std::span(host_best_).first(static_cast<size_t>(n_best))};
+}
+
+void Decoder::record_ahead(const KvCache& cache) {
+  const int64_t most = cache.capacity().max_sequences;
+  reserve(most, most);
+  for (int64_t n = 1; n <= most; n = padded_batch(n, most) + 1) {
+    if (record(cache, padded_batch(n, most), true) == nullptr) return;
+  }
+}
+
+const Decoder::Recorded* Decoder::record(const KvCache& cache, int64_t n_rows, bool chooses) {
+  for (const Recorded& known : recordings_) {
+    if (known.n_rows == n_rows && known.chooses == chooses && known.cache.lock() == cache.memory_handle())
+      return &known;
+  }
+  auto recording = backend_->record([&] {
+    run_layers(cache, {n_rows, n_rows});
+    if (!chooses) return;
+    std::vector<int32_t> rows(static_cast<size_t>(n_rows));
+    std::iota(rows.begin(), rows.end(), 0);
+    choose(rows, {});
+  });
+  if (!recording) return nullptr;
+  std::erase_if(recordings_, [](const Recorded& known) { return known.cache.expired(); });
+  recordings_.push_back({cache.memory_handle(), n_rows, chooses, std::move(recording)});
+  return &recordings_.back();
+}
+
+AnyView Decoder::inputs(int64_t begin, int64_t n) const {
+  AnyView view = offset(activations_.inputs.view(), begin);
+  view.shape[0] = n;
+  return view;
+}
+
+// All in one copy. Rows of padding have token 0 at position 0.
+void Decoder::upload(const KvCache& cache, const DecoderStep& step, int64_t n_rows) {
+  host_inputs_.assign(step.tokens.begin(), step.tokens.end());
+  host_inputs_.resize(static_cast<size_t>(n_rows));
+  for (const StepSequence& entry : cache.step()) {
+    const auto first = static_cast<int32_t>(cache.n_tokens(entry.id));
+    for (int32_t i = 0; i < entry.n_new; ++i) host_inputs_.push_back(first + i);
+  }
+  host_inputs_.resize(static_cast<size_t>(2 * n_rows));
+  host_inputs_.insert(host_inputs_.end(), step.logit_rows.begin(), step.logit_rows.end());
+  host_inputs_.insert(host_inputs_.end(), step.argmax_rows.begin(), step.argmax_rows.end());
+  backend_->copy_to_device(activations_.inputs.view().data, host_inputs_.data(), host_inputs_.size() * sizeof(int32_t));
 }
 
 void Decoder::normalise(const AnyView& x, const Tensor& weight, const AnyView& out) {
   backend_->rms_norm({.x = x, .weight = weight.view(), .epsilon = static_cast<float>(config().rms_eps), .out = out});
 }
 
-void Decoder::attention(int layer, KvCache& cache, int64_t n) {
+void Decoder::run_layers(const KvCache& cache, const Extent& extent) {
+  backend_->plan_attend({.seq_begin = cache.seq_begin(extent.n_sequences),
+                         .cache = cache.view(0, extent.n_sequences),
+                         .n_rows = extent.n_rows,
+                         .n_heads = config().n_heads});
+  backend_->embed({.table = weights_->embedding.get(),
+                   .tokens = inputs(0, extent.n_rows),
+                   .out = activations_.x.rows(extent.n_rows)});
+  for (int layer = 0; layer < config().n_layers; ++layer) {
+    attention(layer, cache, extent);
+    mlp(layer, extent.n_rows);
+  }
+}
+
+void Decoder::attention(int layer, const KvCache& cache, const Extent& extent) {
   const ModelConfig& c = config();
   const LayerWeights& w = weights_->layers[static_cast<size_t>(layer)];
-  Scratch& s = *scratch_;
-  normalise(s.x.rows(n), w.attention_norm, s.normed.rows(n));
-  const auto project = [&](const Weight& weight, const Tensor& bias, const Tensor& out) {
-    backend_->linear({.x = s.normed.rows(n), .weight = &weight, .bias = bias.view(), .out = out.rows(n)});
-  };
-  project(*w.q, w.q_bias, s.q);
-  project(*w.k, w.k_bias, s.k);
-  project(*w.v, w.v_bias, s.v);
-  const auto rotate = [&](const Tensor& x, int64_t heads) {
-    backend_->rope({.x = as_heads(x, n, heads),
-                    .positions = s.positions.rows(n),
-                    .inverse_frequency = weights_->inverse_frequency.view(),
-                    .pairing = c.architecture->rope_pairing});
-  };
-  rotate(s.q, c.n_heads);
-  rotate(s.k, c.n_kv_heads);
-  backend_->convert({.x = s.k.rows(n), .out = s.k16.rows(n)});
-  backend_->convert({.x = s.v.rows(n), .out = s.v16.rows(n)});
+  const Activations& a = activations_;
+  const int64_t n = extent.n_rows;
+  const int64_t q_columns = c.n_heads * c.head_dim;
+  const int64_t k_columns = c.n_kv_heads * c.head_dim;
+  const AnyView qkv = a.qkv.rows(n);
+  const AnyView attended = a.attended.rows(n);
 
-  const AnyView new_keys = as_heads(s.k16, n, c.n_kv_heads);
-  const AnyView new_values = as_heads(s.v16, n, c.n_kv_heads);
-  const format::KvBatchView view = cache.view(layer);
-  backend_->attend({.q = as_heads(s.q, n, c.n_heads),
+  normalise(a.x.rows(n), w.attention_norm, a.normed.rows(n));
+  backend_->linear({.x = a.normed.rows(n), .weight = w.qkv.get(), .bias = w.qkv_bias.view(), .out = qkv});
+  backend_->rope({.x = as_heads(column_range(qkv, 0, q_columns + k_columns), c.head_dim),
+                  .positions = inputs(n, n),
+                  .inverse_frequency = weights_->inverse_frequency.view(),
+                  .pairing = c.rope.pairing});
+  AnyView kv = column_range(qkv, q_columns, 2 * k_columns);
+  if (!a.kv16.view().empty()) {
+    backend_->convert({.x = kv, .out = a.kv16.rows(n)});
+    kv = a.kv16.rows(n);
+  }
+  const AnyView new_keys = as_heads(column_range(kv, 0, k_columns), c.head_dim);
+  const AnyView new_values = as_heads(column_range(kv, k_columns, k_columns), c.head_dim);
+  const AnyView seq_begin = cache.seq_begin(extent.n_sequences);
+  const format::KvBatchView view = cache.view(layer, extent.n_sequences);
+  backend_->attend({.q = as_heads(column_range(qkv, 0, q_columns), c.head_dim),
                     .new_keys = new_keys,
                     .new_values = new_values,
-                    .seq_begin = cache.seq_begin(),
+                    .seq_begin = seq_begin,
                     .cache = view,
                     .softmax_scale = 1.0F / std::sqrt(static_cast<float>(c.head_dim)),
-                    .out = as_heads(s.attended, n, c.n_heads)});
-  backend_->store_kv({.new_keys = new_keys, .new_values = new_values, .seq_begin = cache.seq_begin(), .cache = view});
-  backend_->linear(
-      {.x = s.attended.rows(n), .weight = w.output.get(), .bias = {}, .out = s.x.rows(n), .accumulate = true});
+                    .out = as_heads(attended, c.head_dim)});
+  backend_->store_kv({.new_keys = new_keys, .new_values = new_values, .seq_begin = seq_begin, .cache = view});
+  backend_->linear({.x = attended, .weight = w.output.get(), .bias = {}, .out = a.x.rows(n), .accumulate = true});
 }
 
 void Decoder::mlp(int layer, int64_t n) {
   const LayerWeights& w = weights_->layers[static_cast<size_t>(layer)];
-  Scratch& s = *scratch_;
-  normalise(s.x.rows(n), w.mlp_norm, s.normed.rows(n));
-  for (int64_t begin = 0; begin < n; begin += kMlpRows) {
-    const int64_t rows = std::min(kMlpRows, n - begin);
-    const AnyView in = row_range(s.normed, begin, rows);
-    backend_->linear({.x = in, .weight = w.gate.get(), .bias = {}, .out = s.gate.rows(rows)});
-    backend_->linear({.x = in, .weight = w.up.get(), .bias = {}, .out = s.up.rows(rows)});
-    backend_->gate({.gate = s.gate.rows(rows), .up = s.up.rows(rows), .out = s.gate.rows(rows)});
-    backend_->linear({.x = s.gate.rows(rows),
-                      .weight = w.down.get(),
-                      .bias = {},
-                      .out = row_range(s.x, begin, rows),
-                      .accumulate = true});
+  const Activations& a = activations_;
+  normalise(a.x.rows(n), w.mlp_norm, a.normed.rows(n));
+  for (int64_t begin = 0; begin < n; begin += Activations::kMlpRows) {
+    const int64_t rows = std::min(Activations::kMlpRows, n - begin);
+    const AnyView gate_up = a.gate_up.rows(rows);
+    const AnyView gate = column_range(gate_up, 0, config().ffn_size);
+    const AnyView up = column_range(gate_up, config().ffn_size, config().ffn_size);
+    backend_->linear(
+        {.x = row_range(a.normed.view(), begin, rows), .weight = w.gate_up.get(), .bias = {}, .out = gate_up});
+    backend_->gate({.gate = gate, .up = up, .out = gate});
+    backend_->linear(
+        {.x = gate, .weight = w.down.get(), .bias = {}, .out = row_range(a.x.view(), begin, rows), .accumulate = true});
   }
+}
+
+// Calls use(first, logits) for the logits of all rows, some rows[first], rows[first + 1] ... at a time. device_rows
+// holds the same rows; it is not read where they follow one another.
+template <typename Use>
+void Decoder::for_logits(std::span<const int32_t> rows, const AnyView& device_rows, Use use) {
+  const Activations& a = activations_;
+  for (int64_t first = 0; first < std::ssize(rows); first += a.n_head_rows) {
+    const int64_t n = std::min(a.n_head_rows, std::ssize(rows) - first);
+    const auto part = rows.subspan(static_cast<size_t>(first), static_cast<size_t>(n));
+    AnyView x = row_range(a.x.view(), part.front(), n);
+    if (!are_consecutive(part)) {
+      AnyView part_rows = offset(device_rows, first);
+      part_rows.shape[0] = n;
+      x = a.last.rows(n);
+      backend_->gather({.x = a.x.view(), .rows = part_rows, .out = x});
+    }
+    normalise(x, weights_->output_norm, a.normed.rows(n));
+    backend_->linear({.x = a.normed.rows(n), .weight = &weights_->head(), .bias = {}, .out = a.logits.rows(n)});
+    use(first, a.logits.rows(n));
+  }
+}
+
+void Decoder::choose(std::span<const int32_t> rows, const AnyView& device_rows) {
+  for_logits(rows, device_rows, [&](int64_t first, const AnyView& logits) {
+    AnyView best = offset(activations_.best.view(), first);
+    best.shape[0] = logits.shape[0];
+    backend_->argmax({.x = logits, .out = best});
+  });
+}
+
+void Decoder::fetch_logits(std::span<const int32_t> rows, const AnyView& device_rows) {
+  const auto width = static_cast<size_t>(config().vocab_size);
+  host_logits_.resize(rows.size() * width);
+  for_logits(rows, device_rows, [&](int64_t first, const AnyView& logits) {
+    backend_->copy_to_host(host_logits_.data() + static_cast<size_t>(first) * width, logits.data,
+                           static_cast<size_t>(logits.shape[0]) * width * sizeof(float));
+  });
 }
 
 }  // namespace kivi

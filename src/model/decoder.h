@@ -1,14 +1,19 @@
 // The one decoder: runs any model that a ModelConfig describes, on any backend, one step at a time.
+//
+// A step in which every sequence has one new token is padded with sequences of no rows to one of few batch sizes, and
+// is recorded where the backend records: later steps of that size replay it. What differs between them (tokens,
+// positions, lengths, block tables) is uploaded to where the recording reads it.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
+#include <vector>
 
 #include "backend/backend.h"
 #include "cache/kv_cache.h"
 #include "core/tensor_view.h"
+#include "model/activations.h"
 #include "model/config.h"
 #include "model/weights.h"
 #include "text/tokenizer.h"
@@ -17,33 +22,79 @@ namespace kivi {
 
 // The tokens of one step: those of all its sequences, one sequence after the other, in the order of the cache's step.
 struct DecoderStep {
-  std::span<const TokenId> tokens;      // [N]
-  std::span<const int32_t> logit_rows;  // rows whose next-token logits are wanted; ascending
+  std::span<const TokenId> tokens;         // [N]
+  std::span<const int32_t> logit_rows{};   // rows whose next-token logits are wanted; ascending
+  std::span<const int32_t> argmax_rows{};  // rows whose most likely next token is wanted; ascending
 };
+
+// In host memory, valid until the next step.
+struct DecoderOutput {
+  TensorView<const float, 2> logits;  // [logit rows, vocabulary]
+  std::span<const TokenId> argmax;    // [argmax rows]; of equally likely tokens the one with the lowest id
+};
+
+// The number of sequences that a recorded step of n is padded to: few numbers, so that there are few recordings.
+constexpr int64_t padded_batch(int64_t n) {
+  if (n <= 4) return n <= 2 ? n : 4;
+  const int64_t multiple = n <= 256 ? 8 : 32;
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+KvShape kv_shape(const ModelConfig& config);
 
 class Decoder {
  public:
   // `weights` and the backend must outlive the decoder.
   Decoder(Backend& backend, const ModelWeights& weights);
-  ~Decoder();
 
-  const ModelConfig& config() const;
-  KvShape kv_shape() const;
+  const ModelConfig& config() const { return weights_->config; }
+  KvShape kv_shape() const { return kivi::kv_shape(config()); }
 
-  // Runs a step that `cache` has reserved, and commits it. Returns logits [rows wanted, vocabulary], in host memory,
-  // valid until the next call.
-  TensorView<const float, 2> step(KvCache& cache, const DecoderStep& step);
+  // Allocates what steps of so many rows and wanted rows need. A larger step allocates by itself, which costs its
+  // recordings.
+  void reserve(int64_t n_rows, int64_t n_wanted_rows);
+  int64_t activation_bytes() const { return activations_.size_bytes(); }
+
+  // Records greedy steps of every batch size of a cache ahead of time, where the backend records.
+  void record_ahead(const KvCache& cache);
+
+  // Runs a step that `cache` has reserved, and commits it. Comes back before the device is done if nothing is wanted.
+  DecoderOutput step(KvCache& cache, const DecoderStep& step);
 
  private:
-  struct Scratch;
-  void normalise(const AnyView& x, const Tensor& weight, const AnyView& out);
-  // Both add to the residual stream of the step's n_rows rows.
-  void attention(int layer, KvCache& cache, int64_t n_rows);
+  struct Extent {  // padding included
+    int64_t n_rows;
+    int64_t n_sequences;
+  };
+  struct Recorded {
+    std::weak_ptr<const Buffer> cache;
+    int64_t n_rows = 0;
+    bool chooses = false;  // ends with the argmax of every row
+    std::unique_ptr<Recording> recording;
+  };
+
+  const Recorded* record(const KvCache& cache, int64_t n_rows, bool chooses);
+  void upload(const KvCache& cache, const DecoderStep& step, int64_t n_rows);
+  AnyView inputs(int64_t begin, int64_t n) const;
+
+  void run_layers(const KvCache& cache, const Extent& extent);
+  // Both add to the residual stream.
+  void attention(int layer, const KvCache& cache, const Extent& extent);
   void mlp(int layer, int64_t n_rows);
+  void normalise(const AnyView& x, const Tensor& weight, const AnyView& out);
+
+  void choose(std::span<const int32_t> rows, const AnyView& device_rows);
+  void fetch_logits(std::span<const int32_t> rows, const AnyView& device_rows);
+  template <typename Use>
+  void for_logits(std::span<const int32_t> rows, const AnyView& device_rows, Use use);
 
   Backend* backend_;
   const ModelWeights* weights_;
-  std::unique_ptr<Scratch> scratch_;
+  Activations activations_;
+  std::vector<Recorded> recordings_;  // hold addresses of activations_
+  std::vector<int32_t> host_inputs_;
+  std::vector<float> host_logits_;
+  std::vector<TokenId> host_best_;
 };
 
 }  // namespace kivi

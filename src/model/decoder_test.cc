@@ -8,6 +8,7 @@
 #include <numeric>
 #include <vector>
 
+#include "backend/fake_device.h"
 #include "model/tiny_model.h"
 
 namespace kivi {
@@ -26,9 +27,11 @@ using Matrix = std::vector<std::vector<double>>;
 class Runner {
  public:
   Runner(const TinyModel& tiny, const std::string& device, std::string_view kv)
+      : Runner(tiny, make_backend({.device = device, .n_threads = 2}), kv) {}
+  Runner(const TinyModel& tiny, std::unique_ptr<Backend> backend, std::string_view kv)
       : bytes_(tiny.build().build()),
         file_(bytes_),
-        backend_(make_backend({.device = device, .n_threads = 2})),
+        backend_(std::move(backend)),
         weights_(load_weights(*backend_, file_, read_config(file_))),
         decoder_(*backend_, weights_),
         cache_(*backend_, decoder_.kv_shape(), parse_kv_config(kv), {.max_tokens = 600, .max_sequences = 2}) {}
@@ -40,7 +43,7 @@ class Runner {
     EXPECT_TRUE(cache_.reserve(sequences));
     std::vector<int32_t> rows(tokens.size());
     std::iota(rows.begin(), rows.end(), 0);
-    const auto logits = decoder_.step(cache_, {.tokens = tokens, .logit_rows = rows});
+    const auto logits = decoder_.step(cache_, {.tokens = tokens, .logit_rows = rows}).logits;
     Matrix out;
     for (int64_t i = 0; i < logits.shape[0]; ++i) out.emplace_back(&logits(i, 0), &logits(i, 0) + logits.shape[1]);
     return out;
@@ -258,6 +261,24 @@ TEST_P(DecoderTest, ABatchGivesTheSameBitsAsEachAlone) {
     const Matrix logits = together.step({{a, 1}, {b, 1}}, {token, 7});
     ASSERT_EQ(alone.step({{a_alone, 1}}, {token})[0], logits[0]);
     ASSERT_EQ(alone.step({{b_alone, 1}}, {7})[0], logits[1]);
+  }
+}
+
+TEST(DecoderOnADevice, SixteenBitActivationsAreCloseToTheReference) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    TinyModel tiny;
+    tiny.architecture = "qwen2";
+    tiny.qkv_bias = true;
+    Runner reference(tiny, "reference", "f16");
+    Runner runner(tiny, std::make_unique<FakeDevice>(FakeDeviceOptions{.activation = dtype}), "f16");
+    const SequenceId ids[] = {reference.create(), runner.create()};
+    const std::vector<TokenId> tokens = some_tokens(40);
+    // Ten roundings of activations about 1 in size on the way through each of two layers, which add up at random.
+    const float tolerance = dtype == DType::kF16 ? 0x1p-6F : 0x1p-3F;
+    expect_near(runner.step({{ids[1], 40}}, tokens), reference.step({{ids[0], 40}}, tokens), "prompt", tolerance);
+    for (const TokenId token : some_tokens(5)) {
+      expect_near(runner.step({{ids[1], 1}}, {token}), reference.step({{ids[0], 1}}, {token}), "decoding", tolerance);
+    }
   }
 }
 

@@ -1,6 +1,9 @@
 #include "model/weights.h"
 
 #include <cmath>
+#include <initializer_list>
+#include <span>
+#include <string>
 
 #include "core/error.h"
 
@@ -11,27 +14,48 @@ class Loader {
  public:
   Loader(Backend& backend, const GgufFile& file) : backend_(backend), file_(file) {}
 
+  // The rows of several matrices, one after the other.
+  std::unique_ptr<Weight> matrix(std::initializer_list<std::string> names) const {
+    std::vector<WeightView> parts;
+    for (const std::string& name : names) parts.push_back(file_.tensor(name).view);
+    return backend_.load_weight(parts);
+  }
   std::unique_ptr<Weight> matrix(std::string_view name) const { return backend_.load_weight(file_.tensor(name).view); }
 
-  // A vector as floats; empty if the file does not have it.
   Tensor vector(std::string_view name) const {
-    const GgufTensor* tensor = file_.find_tensor(name);
-    if (tensor == nullptr) return {};
-    std::vector<float> values(static_cast<size_t>(tensor->view.cols));
-    decode_row(tensor->view, 0, values);
-    return upload(values);
+    std::vector<float> values;
+    append(file_.tensor(name).view, values);
+    return upload_vector(backend_, values);
   }
 
-  Tensor upload(const std::vector<float>& values) const {
-    Tensor out(backend_, DType::kF32, {static_cast<int64_t>(values.size())});
-    backend_.copy_to_device(out.view().data, values.data(), values.size() * sizeof(float));
-    return out;
+  // The biases of stacked matrices: zeros for one that the file does not have, empty if it has none of them.
+  struct Bias {
+    std::string name;
+    int64_t n;
+  };
+  Tensor bias(std::initializer_list<Bias> biases) const {
+    std::vector<float> values;
+    bool any = false;
+    for (const Bias& bias : biases) {
+      const GgufTensor* tensor = file_.find_tensor(bias.name);
+      if (tensor != nullptr) append(tensor->view, values);
+      if (tensor == nullptr) values.resize(values.size() + static_cast<size_t>(bias.n));
+      any = any || tensor != nullptr;
+    }
+    return any ? upload_vector(backend_, values) : Tensor();
   }
 
  private:
+  static void append(const WeightView& vector, std::vector<float>& values) {
+    values.resize(values.size() + static_cast<size_t>(vector.cols));
+    decode_row(vector, 0, std::span(values).last(static_cast<size_t>(vector.cols)));
+  }
+
   Backend& backend_;
   const GgufFile& file_;
 };
+
+}  // namespace
 
 std::vector<float> inverse_frequencies(const RopeConfig& rope) {
   std::vector<float> out;
@@ -43,30 +67,31 @@ std::vector<float> inverse_frequencies(const RopeConfig& rope) {
   return out;
 }
 
-}  // namespace
+Tensor upload_vector(Backend& backend, const std::vector<float>& values) {
+  Tensor out(backend, DType::kF32, {std::ssize(values)});
+  backend.copy_to_device(out.view().data, values.data(), values.size() * sizeof(float));
+  return out;
+}
 
 ModelWeights load_weights(Backend& backend, const GgufFile& file, const ModelConfig& config) {
   const TensorNames& names = config.architecture->names;
   const Loader load(backend, file);
+  const int64_t q = config.n_heads * config.head_dim;
+  const int64_t kv = config.n_kv_heads * config.head_dim;
   ModelWeights weights;
   weights.config = config;
   weights.embedding = load.matrix(names.token_embd);
   weights.output_norm = load.vector(names.output_norm);
   if (!config.tied_output) weights.output = load.matrix(names.output);
-  weights.inverse_frequency = load.upload(inverse_frequencies(config.rope));
+  weights.inverse_frequency = upload_vector(backend, inverse_frequencies(config.rope));
   for (int64_t i = 0; i < config.n_layers; ++i) {
     LayerWeights layer;
     layer.attention_norm = load.vector(names.attn_norm(i));
-    layer.q = load.matrix(names.attn_q(i));
-    layer.k = load.matrix(names.attn_k(i));
-    layer.v = load.matrix(names.attn_v(i));
+    layer.qkv = load.matrix({names.attn_q(i), names.attn_k(i), names.attn_v(i)});
+    layer.qkv_bias = load.bias({{names.attn_q_bias(i), q}, {names.attn_k_bias(i), kv}, {names.attn_v_bias(i), kv}});
     layer.output = load.matrix(names.attn_output(i));
-    layer.q_bias = load.vector(names.attn_q_bias(i));
-    layer.k_bias = load.vector(names.attn_k_bias(i));
-    layer.v_bias = load.vector(names.attn_v_bias(i));
     layer.mlp_norm = load.vector(names.ffn_norm(i));
-    layer.gate = load.matrix(names.ffn_gate(i));
-    layer.up = load.matrix(names.ffn_up(i));
+    layer.gate_up = load.matrix({names.ffn_gate(i), names.ffn_up(i)});
     layer.down = load.matrix(names.ffn_down(i));
     weights.layers.push_back(std::move(layer));
   }

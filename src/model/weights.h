@@ -12,11 +12,13 @@
 namespace kivi {
 
 struct LayerWeights {
-  Tensor attention_norm;                    // [hidden]
-  std::unique_ptr<Weight> q, k, v, output;  // [H*D, hidden], [K*D, hidden], [K*D, hidden], [hidden, H*D]
-  Tensor q_bias, k_bias, v_bias;            // empty where the model has none
-  Tensor mlp_norm;                          // [hidden]
-  std::unique_ptr<Weight> gate, up, down;   // [ffn, hidden], [ffn, hidden], [hidden, ffn]
+  Tensor attention_norm;            // [hidden]
+  std::unique_ptr<Weight> qkv;      // [(H + 2 K) * D, hidden]: q, then k, then v
+  Tensor qkv_bias;                  // [(H + 2 K) * D]; empty where the model has none
+  std::unique_ptr<Weight> output;   // [hidden, H * D]
+  Tensor mlp_norm;                  // [hidden]
+  std::unique_ptr<Weight> gate_up;  // [2 * ffn, hidden]: gate, then up
+  std::unique_ptr<Weight> down;     // [hidden, ffn]
 };
 
 struct ModelWeights {
@@ -29,6 +31,10 @@ struct ModelWeights {
 
   const Weight& head() const { return output ? *output : *embedding; }
 };
+
+// inverse_frequency of a model, and any vector, on the backend.
+std::vector<float> inverse_frequencies(const RopeConfig& rope);
+Tensor upload_vector(Backend& backend, const std::vector<float>& values);
 
 // Checks every shape against the configuration; throws Error{kCorrupt} naming the tensor.
 ModelWeights load_weights(Backend& backend, const GgufFile& file, const ModelConfig& config);

@@ -206,6 +206,40 @@ class Bench(Case):
             self.assertEqual(row["kv_bytes"] > 0, row["depth"] > 0)
 
 
+    def test_throughput_with_random_weights(self):
+        shape = {"name": "tiny", "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 64, "hidden_size": 128,
+                 "ffn_size": 256, "vocab_size": 500}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "shape.json"
+            path.write_text(json.dumps(shape))
+            result = self.ok("bench", "throughput", "--random-weights", path, "--kv", "f16,kivi2", "--requests", 20,
+                             "--prompt", 161, "--output", 30, "--kv-memory", 0.003, "--json", "-")
+            decode = json.loads(self.ok("bench", "decode", "--random-weights", path, "--depth", 0, "-n", 2,
+                                        "--json", "-").stdout)
+        bench = json.loads(result.stdout)
+        for report in bench, decode:
+            self.assertIn("random weights", report["model"])
+            self.assertTrue(report["random_weights"])
+        self.assertIn("f16, 20 requests", result.stderr)
+        f16, kivi2 = bench["results"]
+        for row in f16, kivi2:
+            self.assertEqual(list(row)[:12], ["kv", "requests", "prompt", "output", "seconds", "output_tokens_per_s",
+                                              "decode_only_tokens_per_s", "peak_memory_bytes", "weight_bytes",
+                                              "kv_capacity_tokens", "max_running", "preemptions"])
+            self.assertEqual((row["requests"], row["prompt"], row["output"], row["preemptions"]), (20, 161, 30, 0))
+            self.assertAlmostEqual(row["output_tokens_per_s"] * row["seconds"], 20 * 30, delta=1)
+            self.assertLess(row["max_running"], 20)
+            self.assertLessEqual(row["peak_kv_bytes"], 0.003 * 2**30)
+        self.assertGreater(kivi2["kv_capacity_tokens"], f16["kv_capacity_tokens"])
+        self.assertGreater(kivi2["max_running"], f16["max_running"])
+
+    def test_throughput_of_a_model(self):
+        out = self.ok("bench", "throughput", "-m", MODEL, "--kv", "kivi2", "--requests", 3, "--prompt-tokens", 140,
+                      "--output-tokens", 4, "--max-sequences", 2, "--decode-only").stdout
+        self.assertIn("prompts not computed", out)
+        self.assertRegex(out.splitlines()[-1], r"\Akivi2 +3 ")
+
+
 class Compare(Case):
     def test_prints_answers_and_a_table(self):
         out = self.ok("compare", "-m", MODEL, "-p", "What is the capital of France?", "-n", 12, "--text", TEXT,
@@ -244,6 +278,12 @@ class BadCommandLine(Case):
             (["bench", "decode", "-m", MODEL, "--depth", "-5"], ["-5"]),
             (["bench", "decode", "-m", MODEL, "--depth", "0", "-n", "0"], ["0 tokens"]),
             (["bench", "decode", "-m", MODEL, "--key-bits", "3"], ["key-bits 3", "2, 4, 8 or 16"]),
+            (["bench", "decode"], ["--model", "--random-weights"]),
+            (["bench", "throughput", "-m", MODEL, "--random-weights", "llama-2-7b"], ["--random-weights"]),
+            (["bench", "throughput", "-m", MODEL, "--requests", "0"], ["0 requests"]),
+            (["bench", "throughput", "-m", MODEL, "--memory-fraction", "2"], ["memory fraction 2"]),
+            (["bench", "throughput", "-m", MODEL, "--step-tokens", "0"], ["0 prompt tokens"]),
+            (["run", "-m", MODEL, "-p", "x", "--step-tokens", "0"], ["--step-tokens"]),
             (["compare", "-m", MODEL, "-n", "9000"], ["9000", "8192"]),
             (["compare", "-m", MODEL, "--kv", ""], ["f16, kivi4, kivi2"]),
             (["compare", "-m", MODEL, "--chunks", "x"], ["--chunks"]),
@@ -258,6 +298,8 @@ class BadCommandLine(Case):
             (["run", "-m", MODEL, "-f", "/no/such/prompt"], ["/no/such/prompt"]),
             (["eval", "perplexity", "-m", MODEL, "--text", "/no/such/text"], ["/no/such/text"]),
             (["compare", "-m", "/no/such/model.gguf"], ["/no/such/model.gguf"]),
+            (["bench", "throughput", "--random-weights", "llama-9"], ["llama-9", "llama-2-7b"]),
+            (["bench", "throughput", "-m", MODEL, "--kv-memory", "0.001"], ["KV cache", "more"]),
         ):
             self.refused(1, fragments, *args)
         self.refused(1, ["sse9"], "info", "-m", MODEL, env={"KIVI_FORCE_ISA": "sse9"})
@@ -269,7 +311,7 @@ class BadCommandLine(Case):
 
     def test_help_and_version(self):
         self.assertRegex(self.ok("--version").stdout, r"\Akivi \d+\.\d+\.\d+\n\Z")
-        for command in [], ["run"], ["info"], ["eval", "perplexity"], ["bench", "decode"], ["compare"]:
+        for command in [], ["run"], ["info"], ["eval", "perplexity"], ["bench", "decode"], ["bench", "throughput"], ["compare"]:
             self.assertIn("--help", self.ok(*command, "--help").stdout)
 
 

@@ -33,9 +33,7 @@ class CpuBackend : public HostBackend {
 
   void embed(const EmbedArgs& args) override { cpu::embed(typed(args), isa_, n_threads_); }
   void rms_norm(const RmsNormArgs& args) override { cpu::rms_norm(typed(args), isa_, n_threads_); }
-  void linear(const LinearArgs& args) override {
-    for (const F32Linear& part : typed(args)) cpu::linear(part, isa_, n_threads_);
-  }
+  void linear(const LinearArgs& args) override { cpu::linear(typed(args), isa_, n_threads_); }
   void rope(const RopeArgs& args) override { cpu::rope(typed(args), isa_, n_threads_); }
   void gate(const GateArgs& args) override { cpu::gate(typed(args), isa_, n_threads_); }
   void gather(const GatherArgs& args) override { cpu::gather(typed(args)); }

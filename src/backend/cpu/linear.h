@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "backend/cpu/isa.h"
 #include "backend/f32_args.h"
@@ -19,8 +20,8 @@ struct LinearKernels {
 
 const LinearKernels& linear_kernels(Isa isa);
 
-// The whole product on up to n_threads threads.
-void linear(const F32Linear& args, Isa isa, int n_threads);
+// The products of one x with matrices of the same number of columns, on up to n_threads threads.
+void linear(std::span<const F32Linear> parts, Isa isa, int n_threads);
 
 void embed(const F32Embed& args, Isa isa, int n_threads);
 

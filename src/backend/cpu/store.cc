@@ -121,6 +121,7 @@ void store_kv(const StoreKvArgs& args, int n_threads) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t b = item / n_kv_heads;
       const auto head = static_cast<int>(item % n_kv_heads);
+      if (seq_begin(b) == seq_begin(b + 1)) continue;
       const int64_t n_after = cache.n_past(b) + seq_begin(b + 1) - seq_begin(b);
 
       const Timeline keys(Side::kKeys, cache, b, head, new_keys, seq_begin(b));

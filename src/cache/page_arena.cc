@@ -1,0 +1,98 @@
+#include "cache/page_arena.h"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+#include "core/error.h"
+
+namespace kivi {
+
+PageArena::PageArena(Backend& backend, const SlabLayout& layout, int64_t n_slabs)
+    : layout_(layout), slabs_(static_cast<size_t>(n_slabs)) {
+  const int64_t n_granules = n_slabs * (layout.slab_bytes / layout.granule_bytes);
+  if (n_granules > std::numeric_limits<PageId>::max() || layout.window_per_slab > 64) {
+    fail(ErrorCode::kInvalidArgument, "KV cache of {} bytes: more pages than can be numbered; allow it less memory",
+         n_slabs * layout.slab_bytes);
+  }
+  memory_ = backend.allocate(static_cast<size_t>(n_slabs * layout.slab_bytes));
+  kinds_[0] = {.per_slab = layout.packed_per_slab, .granules = layout.packed_page_bytes / layout.granule_bytes};
+  kinds_[1] = {.per_slab = layout.window_per_slab, .granules = layout.window_page_bytes / layout.granule_bytes};
+  for (Kind& kind : kinds_) kind.by_used.resize(static_cast<size_t>(kind.per_slab) + 1);
+}
+
+bool PageArena::has_room(const KvPages& pages) const {
+  const auto new_slabs = [](const Kind& kind, int64_t n) {
+    const int64_t beyond = n - (kind.n_slabs * kind.per_slab - kind.n_pages);
+    return beyond <= 0 ? 0 : (beyond + kind.per_slab - 1) / kind.per_slab;
+  };
+  return new_slabs(kinds_[0], pages.packed) + new_slabs(kinds_[1], pages.window) <= n_free_slabs();
+}
+
+// The fullest slab that has room, so that others come free.
+PageArena::SlabId PageArena::open_slab(PageKind which) {
+  Kind& k = kind(which);
+  for (int64_t n = k.per_slab - 1; n > 0; --n) {
+    const std::vector<SlabId>& slabs = k.by_used[static_cast<size_t>(n)];
+    if (!slabs.empty()) return slabs.back();
+  }
+  SlabId id = n_touched_;
+  if (!free_.empty()) {
+    id = free_.back();
+    free_.pop_back();
+  } else if (++n_touched_ > n_slabs()) {
+    fail(ErrorCode::kInternal, "page arena: all {} slabs are in use", n_slabs());
+  }
+  slabs_[static_cast<size_t>(id)] = {.kind = which};
+  ++k.n_slabs;
+  peak_slabs_ = std::max(peak_slabs_, n_slabs() - n_free_slabs());
+  list(id);
+  return id;
+}
+
+PageId PageArena::take(PageKind which) {
+  const SlabId id = open_slab(which);
+  Slab& slab = slabs_[static_cast<size_t>(id)];
+  const int page = std::countr_one(slab.used);
+  unlist(id);
+  slab.used |= uint64_t{1} << page;
+  ++slab.n_used;
+  list(id);
+  ++kind(which).n_pages;
+  return static_cast<PageId>(id * (layout_.slab_bytes / layout_.granule_bytes) + page * kind(which).granules);
+}
+
+void PageArena::give_back(PageId page) {
+  const int64_t granules_per_slab = layout_.slab_bytes / layout_.granule_bytes;
+  const auto id = static_cast<SlabId>(page / granules_per_slab);
+  Slab& slab = slabs_[static_cast<size_t>(id)];
+  Kind& k = kind(slab.kind);
+  unlist(id);
+  slab.used &= ~(uint64_t{1} << (page % granules_per_slab / k.granules));
+  --slab.n_used;
+  --k.n_pages;
+  if (slab.n_used > 0) return list(id);
+  --k.n_slabs;
+  free_.push_back(id);
+}
+
+void PageArena::list(SlabId id) {
+  Slab& slab = slabs_[static_cast<size_t>(id)];
+  std::vector<SlabId>& slabs = kind(slab.kind).by_used[static_cast<size_t>(slab.n_used)];
+  slab.place = static_cast<int32_t>(slabs.size());
+  slabs.push_back(id);
+}
+
+void PageArena::unlist(SlabId id) {
+  const Slab& slab = slabs_[static_cast<size_t>(id)];
+  std::vector<SlabId>& slabs = kind(slab.kind).by_used[static_cast<size_t>(slab.n_used)];
+  slabs_[static_cast<size_t>(slabs.back())].place = slab.place;
+  slabs[static_cast<size_t>(slab.place)] = slabs.back();
+  slabs.pop_back();
+}
+
+int64_t PageArena::bytes_in_use() const {
+  return kinds_[0].n_pages * layout_.packed_page_bytes + kinds_[1].n_pages * layout_.window_page_bytes;
+}
+
+}  // namespace kivi

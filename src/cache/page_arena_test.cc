@@ -1,0 +1,122 @@
+#include "cache/page_arena.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "cache/kv_memory.h"
+#include "core/error.h"
+
+namespace kivi {
+namespace {
+
+constexpr KvShape kShape{.n_layers = 2, .n_kv_heads = 3, .head_dim = 128};
+
+SlabLayout layout_of(const char* kv) {
+  return slab_layout(kShape, parse_kv_config(kv));
+}
+
+TEST(SlabLayout, FitsBothKindsOfPages) {
+  const auto expect_pages = [](const char* kv, int64_t packed, int64_t window) {
+    const SlabLayout layout = layout_of(kv);
+    EXPECT_EQ(layout.packed_per_slab, packed) << kv;
+    EXPECT_EQ(layout.window_per_slab, window) << kv;
+    EXPECT_GE(layout.slab_bytes, packed * layout.packed_page_bytes);
+    EXPECT_GE(layout.slab_bytes, window * layout.window_page_bytes);
+    EXPECT_LT(layout.slab_bytes - window * layout.window_page_bytes, layout.window_page_bytes);
+    EXPECT_EQ(layout.slab_bytes % layout.granule_bytes, 0);
+    EXPECT_EQ(layout.packed_page_bytes % layout.granule_bytes, 0);
+    EXPECT_EQ(layout.window_page_bytes % layout.granule_bytes, 0);
+  };
+  expect_pages("f16", 0, 1);
+  expect_pages("kivi2", 1, 3);
+  expect_pages("kivi4", 1, 5);
+  expect_pages("kivi2:group-size=64", 2, 5);
+  expect_pages("kivi2:group-size=128", 4, 9);
+  expect_pages("kivi2:key-bits=4", 1, 4);
+  expect_pages("kivi2:key-bits=16", 2, 3);
+}
+
+TEST(SlabLayout, CountsSlabs) {
+  const SlabLayout layout = layout_of("kivi2");
+  EXPECT_EQ(layout.n_slabs({.packed = 5, .window = 7}), 5 + 3);
+  EXPECT_DOUBLE_EQ(layout.share_of_slabs({.packed = 5, .window = 7}), 5 + 7.0 / 3);
+  EXPECT_EQ(layout_of("f16").n_slabs({.window = 7}), 7);
+}
+
+class PageArenaTest : public testing::TestWithParam<const char*> {
+ protected:
+  std::unique_ptr<Backend> backend_ = make_backend({.device = "reference", .n_threads = 1});
+};
+
+// Pages come and go at random; those in use never overlap, and has_room() says exactly what can be taken.
+TEST_P(PageArenaTest, PagesNeverOverlapAndRoomIsWhatItSays) {
+  constexpr int64_t kSlabs = 12;
+  const SlabLayout layout = layout_of(GetParam());
+  PageArena arena(*backend_, layout, kSlabs);
+  std::mt19937 random(5);
+  std::map<int64_t, std::pair<int64_t, PageId>> in_use;  // begin -> end and id
+  const auto take = [&](PageKind kind) {
+    const PageId id = arena.take(kind);
+    const int64_t begin = id * layout.granule_bytes;
+    const int64_t end = begin + (kind == PageKind::kPacked ? layout.packed_page_bytes : layout.window_page_bytes);
+    ASSERT_LE(end, kSlabs * layout.slab_bytes);
+    const auto next = in_use.lower_bound(begin);
+    ASSERT_TRUE(next == in_use.end() || end <= next->first);
+    ASSERT_TRUE(next == in_use.begin() || std::prev(next)->second.first <= begin);
+    in_use[begin] = {end, id};
+  };
+  for (int i = 0; i < 3000; ++i) {
+    const bool fills = i / 200 % 2 == 0;
+    if (random() % 5 < (fills ? 4U : 1U)) {
+      const auto n_packed = static_cast<int64_t>(layout.packed_per_slab == 0 ? 0 : random() % 3);
+      const auto n_window = static_cast<int64_t>(random() % 4);
+      const bool has_room = arena.has_room({n_packed, n_window});
+      const auto take_all = [&] {
+        for (int64_t n = 0; n < n_packed; ++n) take(PageKind::kPacked);
+        for (int64_t n = 0; n < n_window; ++n) take(PageKind::kWindow);
+      };
+      if (has_room) {
+        take_all();
+      } else {
+        ASSERT_THROW(take_all(), Error);
+      }
+    } else if (!in_use.empty()) {
+      const auto page = std::next(in_use.begin(), static_cast<std::ptrdiff_t>(random() % in_use.size()));
+      arena.give_back(page->second.second);
+      in_use.erase(page);
+    }
+    if (HasFatalFailure()) return;
+    int64_t bytes = 0;
+    for (const auto& [begin, end] : in_use) bytes += end.first - begin;
+    ASSERT_EQ(arena.bytes_in_use(), bytes);
+    ASSERT_GE(arena.bytes_held(), bytes);
+    ASSERT_LE(arena.bytes_held(), arena.peak_bytes_held());
+  }
+  EXPECT_EQ(arena.peak_bytes_held(), kSlabs * layout.slab_bytes);
+  for (const auto& [begin, page] : in_use) arena.give_back(page.second);
+  EXPECT_EQ(arena.bytes_held(), 0);
+  EXPECT_EQ(arena.pages_in_use(), KvPages{});
+}
+
+TEST_P(PageArenaTest, SlabsServeEitherKind) {
+  const SlabLayout layout = layout_of(GetParam());
+  PageArena arena(*backend_, layout, 4);
+  for (int round = 0; round < 3; ++round) {
+    std::vector<PageId> pages;
+    for (int64_t i = 0; i < 4 * layout.window_per_slab; ++i) pages.push_back(arena.take(PageKind::kWindow));
+    EXPECT_FALSE(arena.has_room({.window = 1}));
+    for (const PageId page : pages) arena.give_back(page);
+    pages.clear();
+    for (int64_t i = 0; i < 4 * layout.packed_per_slab; ++i) pages.push_back(arena.take(PageKind::kPacked));
+    for (const PageId page : pages) arena.give_back(page);
+  }
+  EXPECT_EQ(arena.bytes_held(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Presets, PageArenaTest,
+                         testing::Values("f16", "kivi2", "kivi4", "kivi2:group-size=64", "kivi2:key-bits=16"));
+
+}  // namespace
+}  // namespace kivi

@@ -1,0 +1,54 @@
+// What tests of the engine share.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/tiny_session.h"
+
+namespace kivi {
+
+struct Outcome {
+  std::vector<TokenId> tokens;
+  Finish finish;
+};
+
+class EngineTest : public ::testing::Test {
+ protected:
+  Engine make_engine(const KvConfig& kv, const KvCapacity& capacity, int64_t max_step_tokens = 4096,
+                     int64_t horizon = 512) {
+    return Engine(*session.backend, session.decoder,
+                  {.kv = kv, .capacity = capacity, .max_step_tokens = max_step_tokens, .horizon = horizon});
+  }
+  Request request(int64_t n_prompt, int64_t n_output, uint32_t seed) const {
+    return {.prompt = session.random_tokens(n_prompt, seed), .max_new_tokens = n_output};
+  }
+  static std::map<RequestId, Outcome> run(Engine& engine) {
+    std::map<RequestId, Outcome> outcomes;
+    for (int steps = 0; !engine.idle(); ++steps) {
+      if (steps > 10000) ADD_FAILURE() << "the engine does not come to an end";
+      if (steps > 10000) break;
+      for (Event& event : engine.step()) {
+        if (event.token) outcomes[event.id].tokens.push_back(*event.token);
+        if (event.finish) outcomes[event.id].finish = std::move(*event.finish);
+      }
+    }
+    return outcomes;
+  }
+  // The output of a request that is refused.
+  Error refusal(Engine& engine, Request bad) {
+    const RequestId id = engine.submit(std::move(bad));
+    const Outcome outcome = run(engine)[id];
+    EXPECT_EQ(outcome.finish.reason, FinishReason::kFailed);
+    EXPECT_TRUE(outcome.tokens.empty());
+    return outcome.finish.error.value_or(Error(ErrorCode::kInternal, "not refused"));
+  }
+
+  TinySession session;
+};
+
+}  // namespace kivi

@@ -1,0 +1,107 @@
+#include "eval/throughput_bench.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "backend/fake_device.h"
+#include "core/error.h"
+#include "engine/tiny_session.h"
+
+namespace kivi {
+namespace {
+
+TEST(ThroughputBench, ServesAllRequestsUnderEveryConfiguration) {
+  TinySession session;
+  const KvShape shape = session.decoder.kv_shape();
+  double last = 0;
+  int n_results = 0;
+  const ThroughputOptions options{.kv = {parse_kv_config("f16"), small_kivi2()},
+                                  .n_requests = 6,
+                                  .n_prompt = 40,
+                                  .n_output = 9,
+                                  .max_sequences = 4,
+                                  .weight_bytes = 1000,
+                                  .progress = [&](double part) { last = part; },
+                                  .on_result = [&](const ThroughputResult&) { ++n_results; }};
+  const auto results = bench_throughput(*session.backend, session.decoder, options);
+  ASSERT_EQ(results.size(), 2U);
+  EXPECT_EQ(n_results, 2);
+  EXPECT_NEAR(last, 1.0, 1e-12);
+  for (size_t i = 0; i < results.size(); ++i) {
+    const ThroughputResult& r = results[i];
+    EXPECT_EQ(r.kv, options.kv[i].name);
+    EXPECT_GT(r.seconds, 0);
+    EXPECT_NEAR(r.output_tokens_per_s * r.seconds, 6 * 9, 1e-6);
+    EXPECT_GT(r.decode_tokens_per_s, 0);
+    EXPECT_GT(r.prefill_tokens_per_s, 0);
+    EXPECT_EQ(r.max_running, 4);
+    EXPECT_EQ(r.preemptions, 0);
+    EXPECT_EQ(r.steps, 2 * 9);  // four requests, then two
+    EXPECT_GE(r.step_ms_p99, r.step_ms_p50);
+    EXPECT_GE(r.kv_capacity_tokens, 4 * 49);
+    EXPECT_LE(r.peak_kv_bytes, r.kv_bytes);
+    EXPECT_GE(r.peak_kv_bytes, 4 * memory_of(shape, options.kv[i], 48).allocated_bytes());
+    EXPECT_EQ(r.peak_memory_bytes, 1000 + session.decoder.activation_bytes() + r.peak_kv_bytes);
+  }
+  const auto json = to_json(std::span<const ThroughputResult>(results));
+  for (const char* key :
+       {"kv", "requests", "prompt", "output", "seconds", "output_tokens_per_s", "decode_only_tokens_per_s",
+        "peak_memory_bytes", "weight_bytes", "kv_capacity_tokens", "max_running", "preemptions"}) {
+    EXPECT_TRUE(json[1].contains(key)) << key;
+  }
+}
+
+TEST(ThroughputBench, DecodesAloneWithoutPrompts) {
+  TinySession session;
+  const auto results =
+      bench_throughput(*session.backend, session.decoder,
+                       {.kv = {small_kivi2()}, .n_requests = 3, .n_prompt = 100, .n_output = 5, .decode_only = true});
+  EXPECT_EQ(results[0].prefill_tokens_per_s, 0);
+  EXPECT_EQ(results[0].steps, 5);
+  EXPECT_EQ(results[0].max_running, 3);
+}
+
+TEST(ThroughputBench, OnADeviceCountsWhatIsNotFree) {
+  constexpr size_t kMemory = 16 << 20;
+  TinySession session(std::make_unique<FakeDevice>(FakeDeviceOptions{.memory_bytes = kMemory}));
+  const auto results = bench_throughput(*session.backend, session.decoder,
+                                        {.kv = {parse_kv_config("f16")},
+                                         .n_requests = 5,
+                                         .n_prompt = 30,
+                                         .n_output = 6,
+                                         .free_bytes_at_start = kMemory,
+                                         .weight_bytes = 1000});
+  const ThroughputResult& r = results[0];
+  EXPECT_GT(r.peak_memory_bytes, session.decoder.activation_bytes() + r.peak_kv_bytes);
+  EXPECT_LT(r.peak_memory_bytes, session.decoder.activation_bytes() + r.peak_kv_bytes + 50000);  // norms and tables
+}
+
+TEST(ThroughputBench, SweepsBatchesUntilMemoryEnds) {
+  TinySession session;
+  const int64_t room = 30 * window_page_bytes(session.decoder.kv_shape());  // of which a sequence needs 6
+  ThroughputOptions options{.kv = {parse_kv_config("f16")}, .n_requests = 64, .n_prompt = 40, .n_output = 5};
+  options.kv_memory_bytes = room;
+  std::vector<int64_t> batches;
+  for (const ThroughputResult& r : sweep_batches(*session.backend, session.decoder, options)) {
+    batches.push_back(r.max_running);
+    EXPECT_EQ(r.n_requests, r.max_running);
+  }
+  EXPECT_EQ(batches, (std::vector<int64_t>{1, 2, 4, 5}));
+  options.n_requests = 3;
+  EXPECT_EQ(sweep_batches(*session.backend, session.decoder, options).size(), 3U);
+}
+
+TEST(ThroughputBench, RefusesNonsenseAndWhatHasNoRoom) {
+  TinySession session;
+  ThroughputOptions options{.kv = {parse_kv_config("f16")}, .n_requests = 2, .n_prompt = 40, .n_output = 5};
+  const auto bench = [&] { return bench_throughput(*session.backend, session.decoder, options); };
+  options.n_output = 0;
+  EXPECT_THROW(bench(), Error);
+  options.n_output = 5;
+  options.kv_memory_bytes = 4 * window_page_bytes(session.decoder.kv_shape());
+  EXPECT_THROW(bench(), Error);
+}
+
+}  // namespace
+}  // namespace kivi
