@@ -197,7 +197,7 @@ TEST(ExpandPage, CodesBecomeFloatsExactly) {
 
 // The largest number of a group can round up to beyond binary16.
 TEST(ExpandPage, NothingBecomesInfinite) {
-  EXPECT_EQ(to_pair<Half>(65536.0F, -65504.0F), 0xFBFF7BFFU);
+  EXPECT_EQ(pack_stored<Half>(65536.0F, -65504.0F), 0xFBFF7BFFU);
 }
 
 }  // namespace

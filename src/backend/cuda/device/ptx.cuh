@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "backend/cuda/device/pack_pair.h"
 #include "core/half.h"
 
 namespace kivi::cuda {
@@ -75,18 +76,6 @@ __device__ inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], uint32
 }
 
 // ---- Arithmetic ----
-
-// Two numbers rounded to nearest even in one word, `low` in its low half.
-template <typename T>
-__device__ inline uint32_t pack_pair(float low, float high) {
-  uint32_t pair;
-  if constexpr (std::is_same_v<T, Half>) {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  } else {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  }
-  return pair;
-}
 
 // 2^x to a relative error of 2^-22.
 __device__ inline float exp2_approx(float x) {

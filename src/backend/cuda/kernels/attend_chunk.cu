@@ -39,8 +39,8 @@ struct Config {
 struct Problem {
   KvBatchView cache;
   RowsView q;
-  RowsView new_keys;
-  RowsView new_values;
+  SideTiles keys;
+  SideTiles values;
   RowsView out;
   const int32_t* seq_begin;
   int n_sequences;
@@ -175,18 +175,23 @@ __device__ float quad_sum(float x) {
   return x + __shfl_xor_sync(~0U, x, 2);
 }
 
-// Hides tokens that a row does not see: newer ones, and those before token 0. The tile begins with token `first`.
+// Hides tokens that a row does not see: newer ones, and those before token 0. The tile begins with token `first`, the
+// warp's rows with row m.
 template <typename C>
-__device__ void hide(typename C::Scores& scores, int first, const int (&newest)[C::kRowTiles][2]) {
-  const int column = static_cast<int>(threadIdx.x) % 4 * 2;
+__device__ void hide(const QueryRows& rows, int m, int first, typename C::Scores& scores) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int i = 0; i < C::kRowTiles; ++i) {
 #pragma unroll
-    for (int n = 0; n < kTileTokens / 8; ++n) {
+    for (int h = 0; h < 2; ++h) {
+      const int newest = rows.newest(m + 16 * i + 8 * h + lane / 4);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int token = first + 8 * n + column + e % 2;
-        if (token < 0 || token > newest[i][e / 2]) scores[i][n][e] = -INFINITY;
+      for (int n = 0; n < kTileTokens / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int token = first + 8 * n + lane % 4 * 2 + e;
+          if (token < 0 || token > newest) scores[i][n][2 * h + e] = -INFINITY;
+        }
       }
     }
   }
@@ -268,19 +273,17 @@ __global__ __launch_bounds__(Config<T, kHeadDim>::kThreads, Config<T, kHeadDim>:
   T* const value_tile = key_tile + kTileTokens * C::kPitch;
   std::byte* const staged = dynamic_shared() + C::kStagedAt;
   using Loader = TileLoader<T, kHeadDim, C::kThreads>;
-  const Loader keys(Side::kKeys, problem.cache, problem.new_keys, rows.sequence, rows.kv_head);
-  const Loader values(Side::kValues, problem.cache, problem.new_values, rows.sequence, rows.kv_head);
+  const Loader keys(Side::kKeys, problem.cache, problem.keys, rows.sequence, rows.kv_head);
+  const Loader values(Side::kValues, problem.cache, problem.values, rows.sequence, rows.kv_head);
 
   const int warp_row = static_cast<int>(threadIdx.x) / 32 * C::kWarpRows;
   const int warp_m = rows.first + warp_row;
-  int newest[C::kRowTiles][2];
   Softmax<C> softmax;
   typename C::Output out = {};
 #pragma unroll
   for (int i = 0; i < C::kRowTiles; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      newest[i][h] = rows.newest(warp_m + 16 * i + 8 * h + static_cast<int>(threadIdx.x) % 32 / 4);
       softmax.maximum[i][h] = -INFINITY;
       softmax.sum[i][h] = 0.0F;
     }
@@ -288,7 +291,7 @@ __global__ __launch_bounds__(Config<T, kHeadDim>::kThreads, Config<T, kHeadDim>:
 
   // Where something is packed, tiles are halves of pages, which count from the end of the sinks: the first tile then
   // may begin before token 0.
-  const int origin = keys.packs() || values.packs() ? problem.cache.key_policy.sinks : 0;
+  const int origin = keys.packs() || values.packs() ? problem.keys.sinks : 0;
   const int end = rows.newest(rows.first + kRows - 1) + 1;
   const int seen_by_all = rows.newest(warp_m) + 1;  // by all rows of the warp
   int first = origin - (origin + kTileTokens - 1) / kTileTokens * kTileTokens;
@@ -306,7 +309,7 @@ __global__ __launch_bounds__(Config<T, kHeadDim>::kThreads, Config<T, kHeadDim>:
     __syncthreads();  // the values are there, and nobody needs these keys any more
     values.finish(first, value_tile, staged);
     if (first + kTileTokens < end) keys.start(first + kTileTokens, key_tile, staged);
-    if (first < 0 || first + kTileTokens > seen_by_all) hide<C>(scores, first, newest);
+    if (first < 0 || first + kTileTokens > seen_by_all) hide<C>(rows, warp_m, first, scores);
     softmax_step<C, kHeadDim>(problem.scale_log2, scores, softmax, out);
     multiply_values<C, kHeadDim>(scores, value_tile, out);
   }
@@ -385,11 +388,18 @@ void require_consistent(const AttendArgs& args) {
   }
 }
 
-// Bytes of half a page of one side.
-size_t staged_bytes(const PageLayout& layout) {
-  const int keys = layout.key_bits == 0 ? 0 : key_half_page(layout, 0).bytes();
-  const int values = layout.value_bits == 0 ? 0 : value_half_page(layout, 0).bytes();
-  return static_cast<size_t>(std::max(keys, values));
+SideTiles key_tiles(const AttendArgs& args) {
+  const PageLayout& layout = args.cache.layout;
+  SideTiles tiles{rows_view(args.new_keys), layout.key_bits, layout.key_group, args.cache.key_policy.sinks, {}};
+  for (int half = 0; layout.key_bits != 0 && half < 2; ++half) tiles.halves[half] = key_half_page(layout, half);
+  return tiles;
+}
+
+SideTiles value_tiles(const AttendArgs& args) {
+  const PageLayout& layout = args.cache.layout;
+  SideTiles tiles{rows_view(args.new_values), layout.value_bits, layout.value_group, args.cache.value_policy.sinks, {}};
+  for (int half = 0; layout.value_bits != 0 && half < 2; ++half) tiles.halves[half] = value_half_page(layout, half);
+  return tiles;
 }
 
 }  // namespace
@@ -405,16 +415,17 @@ void attend_chunk(const AttendArgs& args, cudaStream_t stream) {
   if (args.q.shape[0] == 0 || n_sequences < 1) return;
   const Problem problem{.cache = args.cache,
                         .q = rows_view(args.q),
-                        .new_keys = rows_view(args.new_keys),
-                        .new_values = rows_view(args.new_values),
+                        .keys = key_tiles(args),
+                        .values = value_tiles(args),
                         .out = rows_view(args.out),
                         .seq_begin = seq_begin.data,
                         .n_sequences = static_cast<int>(n_sequences),
                         .n_slots = static_cast<int>(n_slots),
                         .heads_per_kv = static_cast<int>(heads_per_kv),
                         .scale_log2 = args.softmax_scale * kLog2E};
+  const int staged_bytes = std::max(problem.keys.halves[0].bytes(), problem.values.halves[0].bytes());
   launch("attend_chunk", kernel.function, static_cast<unsigned>(n_slots * layout.n_kv_heads),
-         static_cast<unsigned>(kernel.n_threads), kernel.shared_bytes + staged_bytes(layout), stream, problem);
+         static_cast<unsigned>(kernel.n_threads), kernel.shared_bytes + staged_bytes, stream, problem);
 }
 
 }  // namespace kivi::cuda

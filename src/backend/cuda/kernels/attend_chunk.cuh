@@ -20,27 +20,36 @@ constexpr int tile_pitch(int head_dim) {
 template <int kThreads>
 __device__ void copy_strips(const Strips& strips, const std::byte* block, std::byte* staged) {
   const int chunks = strips.bytes / 16;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < strips.n * chunks; i += kThreads) {
     cp_async_16(staged + strips.to + i * 16, block + strips.from + i / chunks * strips.stride + i % chunks * 16);
   }
 }
 
+// What the loader of a side needs that is the same for all blocks.
+struct SideTiles {
+  RowsView new_rows;
+  int bits;
+  int group;
+  int sinks;
+  HalfPage halves[2];
+};
+
 template <typename T, int kHeadDim, int kThreads>
 class TileLoader {
  public:
-  __device__ TileLoader(Side side, const format::KvBatchView& cache, const RowsView& new_rows,
+  __device__ TileLoader(Side side, const format::KvBatchView& cache, const SideTiles& tiles,
                         const SequenceRows& sequence, int head)
-      : cache_(cache),
-        side_(side),
-        timeline_(side, cache, new_rows, sequence, head),
+      : side_(side),
+        tiles_(tiles),
+        timeline_(side, cache, tiles.new_rows, sequence, head),
         n_past_(sequence.n_past),
         n_tokens_(sequence.n_past + sequence.n_new) {
     const format::WindowPolicy& policy = side == Side::kKeys ? cache.key_policy : cache.value_policy;
-    sinks_ = policy.sinks;
-    packed_end_ = sinks_ + static_cast<int>(policy.n_packed(n_past_));
+    packed_end_ = tiles.sinks + static_cast<int>(policy.n_packed(n_past_));
   }
 
-  __device__ bool packs() const { return packed_end_ > sinks_; }
+  __device__ bool packs() const { return packed_end_ > tiles_.sinks; }
 
   // Starts to bring the tokens from `first` on; first may be negative. Rows of tokens that do not exist become zero.
   // `tile` [kTileTokens][pitch]; `staged` is used where n_packed(first) > 0.
@@ -54,8 +63,8 @@ class TileLoader {
       }
     }
     if (n_packed > 0) {
-      const HalfPage half = half_page(first);
-      const std::byte* block = timeline_.block(first - sinks_);
+      const HalfPage& half = half_page(first);
+      const std::byte* block = timeline_.block(first - tiles_.sinks);
       copy_strips<kThreads>(half.codes, block, staged);
       copy_strips<kThreads>(half.scales, block, staged);
       copy_strips<kThreads>(half.zeros, block, staged);
@@ -67,11 +76,10 @@ class TileLoader {
   __device__ void finish(int first, T* tile, const std::byte* staged) const {
     const int n_packed = packed_tokens(first);
     if (n_packed == 0) return;
-    const HalfPage half = half_page(first);
-    const int bits = side_ == Side::kKeys ? cache_.layout.key_bits : cache_.layout.value_bits;
-    if (bits == 2) {
+    const HalfPage& half = half_page(first);
+    if (tiles_.bits == 2) {
       expand<2>(n_packed, half, tile, staged);
-    } else if (bits == 4) {
+    } else if (tiles_.bits == 4) {
       expand<4>(n_packed, half, tile, staged);
     } else {
       expand<8>(n_packed, half, tile, staged);
@@ -85,22 +93,25 @@ class TileLoader {
 
   // Packed tokens of the tile: its first ones.
   __device__ int packed_tokens(int first) const {
-    return first < sinks_ ? 0 : max(min(packed_end_ - first, kTileTokens), 0);
+    return first < tiles_.sinks ? 0 : max(min(packed_end_ - first, kTileTokens), 0);
   }
-  __device__ HalfPage half_page(int first) const {
-    const int half = (first - sinks_) / kHalfPage % 2;
-    return side_ == Side::kKeys ? key_half_page(cache_.layout, half) : value_half_page(cache_.layout, half);
+  __device__ const HalfPage& half_page(int first) const {
+    return tiles_.halves[(first - tiles_.sinks) / kHalfPage % 2];
   }
 
+  // The hot path: a thread copies the same 16 bytes of every kRowsAtOnce-th row.
   __device__ void start_new_rows(int first, T* tile) const {
+    constexpr int kRowsAtOnce = kThreads / kChunks;
+    const int row = static_cast<int>(threadIdx.x) / kChunks;
+    const int chunk = static_cast<int>(threadIdx.x) % kChunks;
+    if (row >= kRowsAtOnce) return;
+    const std::byte* from = timeline_.new_row(first + row) + chunk * 16;
+    T* to = tile + row * kPitch + chunk * 8;
 #pragma unroll
-    for (int k = 0; k < kTileTokens * kChunks / kThreads; ++k) {
-      const int i = k * kThreads + static_cast<int>(threadIdx.x);
-      const int row = i / kChunks;
-      const int chunk = i % kChunks;
-      const bool inside = first + row < n_tokens_;
-      cp_async_16(tile + row * kPitch + chunk * 8, timeline_.new_row(inside ? first + row : n_past_) + chunk * 16,
-                  inside);
+    for (int k = 0; k < kTileTokens; k += kRowsAtOnce) {
+      if (kTileTokens % kRowsAtOnce != 0 && row + k >= kTileTokens) break;
+      cp_async_16(to + k * kPitch, from, first + row + k < n_tokens_);
+      from += kRowsAtOnce * timeline_.new_stride();
     }
   }
 
@@ -120,19 +131,18 @@ class TileLoader {
 #pragma unroll 1
     for (int item = static_cast<int>(threadIdx.x); item < expand_items(kHeadDim); item += kThreads) {
       if (side_ == Side::kKeys) {
-        expand_keys<T, kHeadDim, Bits>(item, staged, half, cache_.layout.key_group, n_packed, tile, kPitch);
+        expand_keys<T, kHeadDim, Bits>(item, staged, half, tiles_.group, n_packed, tile, kPitch);
       } else {
-        expand_values<T, kHeadDim, Bits>(item, staged, half, cache_.layout.value_group, n_packed, tile, kPitch);
+        expand_values<T, kHeadDim, Bits>(item, staged, half, tiles_.group, n_packed, tile, kPitch);
       }
     }
   }
 
-  const format::KvBatchView& cache_;
   Side side_;
+  const SideTiles& tiles_;
   Timeline timeline_;
   int n_past_;
   int n_tokens_;
-  int sinks_;
   int packed_end_;
 };
 

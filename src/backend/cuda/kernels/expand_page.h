@@ -6,8 +6,10 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
+#include "backend/cuda/device/pack_pair.h"
 #include "core/half.h"
 #include "core/host_device.h"
 #include "format/fragment_order.h"
@@ -27,16 +29,17 @@ struct Strips {
   int stride;
 };
 
-// A side of half a page (0 or 1): where its parts are in a block, and where they are staged.
+// A side of half a page: where its parts are in a block, and where they are staged.
 struct HalfPage {
   Strips codes;
   Strips scales;
   Strips zeros;
 
-  KIVI_HD constexpr int bytes() const { return zeros.to + zeros.n * zeros.bytes; }
+  constexpr int bytes() const { return zeros.to + zeros.n * zeros.bytes; }
 };
 
-KIVI_HD constexpr HalfPage key_half_page(const format::PageLayout& layout, int half) {
+// Half 0 or 1 of a page.
+constexpr HalfPage key_half_page(const format::PageLayout& layout, int half) {
   const int code_bytes = kHalfPage * layout.head_dim * layout.key_bits / 8;
   const int rows = layout.key_group < kHalfPage ? kHalfPage / layout.key_group : 1;  // of groups
   const int row_bytes = layout.head_dim * 2;
@@ -48,7 +51,7 @@ KIVI_HD constexpr HalfPage key_half_page(const format::PageLayout& layout, int h
           {static_cast<int>(layout.key_zeros()) + skip, zeros, 1, rows * row_bytes, 0}};
 }
 
-KIVI_HD constexpr HalfPage value_half_page(const format::PageLayout& layout, int half) {
+constexpr HalfPage value_half_page(const format::PageLayout& layout, int half) {
   const int code_bytes = kHalfPage * layout.head_dim * layout.value_bits / 8;
   const int bytes = kHalfPage * 2;
   const int stride = format::kPageTokens * 2;
@@ -60,17 +63,12 @@ KIVI_HD constexpr HalfPage value_half_page(const format::PageLayout& layout, int
           {static_cast<int>(layout.value_zeros()) + half * bytes, zeros, groups, bytes, stride}};
 }
 
-// Two floats as T in one word, the first in its low half; finite ones that Half cannot hold become its largest.
+// A pair of stored numbers as T; finite ones that binary16 cannot hold become its largest. (Not its least: a zero is in
+// its range, and codes and scales are positive.)
 template <typename T>
-KIVI_HD constexpr uint32_t to_pair(float low, float high) {
-  if constexpr (std::is_same_v<T, Half>) {
-    // Not below -65504: a zero is not, and codes and scales are positive.
-    low = low < kHalfMax ? low : kHalfMax;
-    high = high < kHalfMax ? high : kHalfMax;
-    return to_half(low).bits | uint32_t{to_half(high).bits} << 16;
-  } else {
-    return to_bfloat16(low).bits | uint32_t{to_bfloat16(high).bits} << 16;
-  }
+KIVI_HD uint32_t pack_stored(float low, float high) {
+  constexpr float kMost = std::is_same_v<T, Half> ? kHalfMax : std::numeric_limits<float>::max();
+  return pack_pair<T>(low < kMost ? low : kMost, high < kMost ? high : kMost);
 }
 
 // A code as float, without a conversion, of which a GPU does few at a time.
@@ -119,8 +117,8 @@ KIVI_HD void expand_keys(int item, const std::byte* staged, const HalfPage& half
       const uint32_t codes = words.x[below + 2 * (i % 2)] >> (shift + Bits * (i / 2));
       const float low = code_to_float(codes & format::max_code(Bits));
       const float high = code_to_float(codes >> 16 & format::max_code(Bits));
-      pairs.x[i] = to_pair<T>(low * to_float(scales.x[2 * i]) + to_float(zeros.x[2 * i]),
-                              high * to_float(scales.x[2 * i + 1]) + to_float(zeros.x[2 * i + 1]));
+      pairs.x[i] = pack_stored<T>(low * to_float(scales.x[2 * i]) + to_float(zeros.x[2 * i]),
+                                  high * to_float(scales.x[2 * i + 1]) + to_float(zeros.x[2 * i + 1]));
     }
     *reinterpret_cast<Pack<uint32_t, 4>*>(rows + token * pitch + channel) = pairs;
   }
@@ -154,7 +152,7 @@ KIVI_HD void expand_values(int item, const std::byte* staged, const HalfPage& ha
       x[k] = code_to_float(codes & format::max_code(Bits)) * to_float(scales.x[i]) + to_float(zeros.x[i]);
     }
     *reinterpret_cast<Pack<uint32_t, 2>*>(rows + (token + i) * pitch +
-                                          channel) = {{to_pair<T>(x[0], x[1]), to_pair<T>(x[2], x[3])}};
+                                          channel) = {{pack_stored<T>(x[0], x[1]), pack_stored<T>(x[2], x[3])}};
   }
 }
 

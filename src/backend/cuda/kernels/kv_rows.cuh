@@ -72,6 +72,7 @@ class Timeline {
   __device__ std::byte* window_row(int token) const {
     return side_ == Side::kKeys ? cache_.key_row(b_, token, head_) : cache_.value_row(b_, token, head_);
   }
+  __device__ int64_t new_stride() const { return new_stride_; }  // bytes
   __device__ const std::byte* new_row(int token) const { return new_rows_ + (token - n_past_) * new_stride_; }
   // Where the 16-bit numbers of a token are before this step is stored.
   __device__ const std::byte* row(int token) const { return token < n_past_ ? window_row(token) : new_row(token); }
