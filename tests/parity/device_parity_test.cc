@@ -420,7 +420,7 @@ constexpr CacheCase kCases[] = {
     {"kivi2", 96, 2, 1},
     {"kivi2", 256, 1, 2},
     {"kivi2:residual=32", 96, 1, 7},
-    {"kivi2:residual=32:sinks=20", 64, 3, 1},
+    {"kivi2:residual=32:sinks=20", 64, 5, 1},
     {"kivi2:residual=0", 64, 1, 1},
     {"kivi2:group-size=64", 128, 1, 16},
     {"kivi2:group-size=64:residual=64:sinks=4", 96, 1, 1},

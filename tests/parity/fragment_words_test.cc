@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "backend/cuda/kernels/expand_page.h"
@@ -100,6 +101,24 @@ TEST(FragmentWords, WordsWriteTheirTokensAndNoOthers) {
         expect_words_write<kWidth>(head_dim, 77, 78);
         expect_words_write<kWidth>(head_dim, 5, 111);
       });
+    }
+  }
+}
+
+TEST(FragmentWords, TheWordsOfAValue) {
+  for (const int head_dim : kHeadDims) {
+    for (const int bits : kBits) {
+      const PageLayout layout = layout_of(head_dim, bits);
+      const int stretch = exclusive_tokens(head_dim, bits);
+      const int n_words = words_of_tokens(stretch, head_dim, bits);
+      for (int token = 0; token < format::kPageTokens; ++token) {
+        std::set<int64_t> words;
+        for (int i = 0; i < n_words / 8; ++i) words.insert(token / stretch * n_words + word_of_value(token, i));
+        EXPECT_EQ(words.size(), n_words / 8);
+        for (int channel = 0; channel < head_dim; ++channel) {
+          EXPECT_TRUE(words.contains(layout.value_code(token, channel).word));
+        }
+      }
     }
   }
 }

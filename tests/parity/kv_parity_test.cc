@@ -274,8 +274,7 @@ std::string case_name(const testing::TestParamInfo<std::tuple<std::string, Case>
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryDevice, KvParity,
-                         testing::Combine(testing::ValuesIn(host_devices()), testing::ValuesIn(kCases)),
-                         case_name);
+                         testing::Combine(testing::ValuesIn(host_devices()), testing::ValuesIn(kCases)), case_name);
 
 // A row's result must depend neither on what else is in the batch nor on the number of threads.
 TEST(KvBatchInvariance, DecodingAloneEqualsDecodingInABatch) {

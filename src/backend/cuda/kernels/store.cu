@@ -64,7 +64,7 @@ struct Problem {
   const int32_t* seq_begin;
   int n_sequences;
   int block_bytes;
-  bool bulk;  // whether there are bulk blocks, after the edge blocks of the keys and those of the values
+  bool bulk;  // whether there are bulk blocks, after the edge blocks of the values and those of the keys
 };
 
 // What a block works on: one side of a sequence and n_heads KV heads from `head` on.
@@ -234,11 +234,14 @@ __device__ void write_words(const Part& part, const Tile& tile) {
   const int head_dim = part.layout().head_dim;
   const int exclusive = exclusive_tokens(head_dim, Bits);
   const int begin = words_of_tokens(tile.first / exclusive * exclusive, head_dim, Bits);
-  const int n_words = words_of_tokens(round_up(tile.end, exclusive), head_dim, Bits) - begin;
+  const int end = words_of_tokens(round_up(tile.end, exclusive), head_dim, Bits);
+  // Decoding packs one value a step: only the words that have it are looked at.
+  const bool one_value = part.side_kind == Side::kValues && tile.n_tokens() == 1;
+  const int n_words = one_value ? (end - begin) / 8 : end - begin;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < tile.n_heads * n_words; i += kThreads) {
     const int head = i / n_words;
-    const int word = begin + i % n_words;
+    const int word = begin + (one_value ? word_of_value(tile.first, i % n_words) : i % n_words);
     const uint8_t* codes = tile.codes + (head * tile.n_tokens() - tile.first) * tile.pitch;
     const auto code_of = [&](int token, int channel) { return uint32_t{codes[token * tile.pitch + channel]}; };
     const WordUpdate update = part.side_kind == Side::kKeys
@@ -359,13 +362,14 @@ __global__ __launch_bounds__(kThreads, 8) void store_kv_kernel(const __grid_cons
   const int n_edge = problem.keys.edge_blocks + problem.values.edge_blocks;
   const bool edge = static_cast<int>(blockIdx.x) < n_edge;
   auto x = static_cast<int>(blockIdx.x) - (edge ? 0 : n_edge);
-  Part part{problem, Side::kKeys, 0, 1, {}};
+  Part part{problem, Side::kValues, 0, 1, {}};
   int b = 0;
   int begin = 0;
   if (edge) {
-    if (x >= problem.keys.edge_blocks) {
-      part.side_kind = Side::kValues;
-      x -= problem.keys.edge_blocks;
+    // Values first: while decoding they take longer, but for a step in 128.
+    if (x >= problem.values.edge_blocks) {
+      part.side_kind = Side::kKeys;
+      x -= problem.values.edge_blocks;
     }
     const int heads = part.side().edge_heads;
     const int blocks_per_sequence = round_up(n_heads, heads) / heads;
