@@ -14,12 +14,18 @@ endif()
 
 add_library(kivi_flags INTERFACE)
 # Contraction is off so that codes are bit-identical on every machine: where a fused multiply-add is wanted it is written.
-target_compile_options(kivi_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror
-                                            -ffp-contract=off -fopenmp-simd)
+set(KIVI_CXX_FLAGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror
+                   -ffp-contract=off -fopenmp-simd)
 # g++ 12 takes the storage of an empty std::optional for an uninitialised read.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  target_compile_options(kivi_flags INTERFACE -Wno-maybe-uninitialized)
+  list(APPEND KIVI_CXX_FLAGS -Wno-maybe-uninitialized)
 endif()
+# The host's half of a CUDA file is mostly nvcc's own code, which -Wpedantic and -Wconversion do not like.
+# 554: nvcc does not see that a conversion is constrained away. fmt 9 would turn its constexpr off, though not consteval.
+set(KIVI_CUDA_FLAGS --expt-relaxed-constexpr -Werror=all-warnings -diag-suppress=554 -DFMT_USE_CONSTEXPR=1 -lineinfo
+                    -Xcompiler=-Wall,-Wextra,-Wshadow,-ffp-contract=off)
+target_compile_options(kivi_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${KIVI_CXX_FLAGS}>"
+                                            "$<$<COMPILE_LANGUAGE:CUDA>:${KIVI_CUDA_FLAGS}>")
 target_include_directories(kivi_flags INTERFACE ${PROJECT_SOURCE_DIR}/src)
 if(KIVI_SANITIZE)
   target_compile_options(kivi_flags INTERFACE -fsanitize=${KIVI_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)

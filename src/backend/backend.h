@@ -1,6 +1,7 @@
 // What a device does for a model: about a dozen coarse operations, each on one struct of views. Views point into memory
 // of the backend; operations are asynchronous on it where the device is, in the order of the calls. Results do not
-// depend on what else is in a batch: every row is computed as if it were alone.
+// depend on what else is in a batch: every row is computed as if it were alone. (On a GPU a matrix product may be
+// summed in another order when it has another number of rows.)
 //
 // Letters of shapes: N rows (tokens of all sequences of a step, one sequence after the other), B sequences, H query
 // heads, K KV heads, D head_dim, C channels. "act" is the backend's activation dtype: what goes into matrix products
@@ -113,7 +114,8 @@ struct ArgmaxArgs {
   AnyView out;  // [N] i32
 };
 
-// out = x in the dtype of out, rounded to nearest even; finite values beyond a 16-bit type's range become its largest.
+// out = x in the dtype of out, rounded to nearest even; finite values beyond a 16-bit type's range become its largest,
+// infinities and NaN stay.
 struct ConvertArgs {
   AnyView x;    // [N, C]
   AnyView out;  // [N, C]
@@ -185,6 +187,9 @@ class Backend {
   // number of columns and point into a file mapping that outlives the result; backends of the CPU read it in place.
   virtual std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) = 0;
   std::unique_ptr<Weight> load_weight(const WeightView& weight) { return load_weight({&weight, 1}); }
+  // A 16-bit matrix of numbers drawn evenly from -scale to scale, for measurements without a model file. Throws
+  // Error{kUnsupported} where there is none.
+  virtual std::unique_ptr<Weight> random_weight(int64_t rows, int64_t cols, float scale, uint64_t seed);
 
   // Throw Error{kInternal} on shapes that contradict each other, Error{kUnsupported} on a case without a kernel.
   virtual void embed(const EmbedArgs& args) = 0;

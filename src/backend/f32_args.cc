@@ -1,16 +1,9 @@
 #include "backend/f32_args.h"
 
+#include "backend/require.h"
+
 namespace kivi {
 namespace {
-
-void require_extent(std::string_view what, int64_t is, int64_t wanted) {
-  if (is != wanted) fail(ErrorCode::kInternal, "{} is {}, wanted {}", what, is, wanted);
-}
-
-void require_same_shape(std::string_view what, const AnyView& a, const AnyView& b) {
-  require_extent(what, a.rank, b.rank);
-  for (int i = 0; i < a.rank; ++i) require_extent(what, a.shape[i], b.shape[i]);
-}
 
 void require_in_range(std::string_view what, TensorView<const int32_t, 1> ids, int64_t limit) {
   for (int64_t i = 0; i < ids.shape[0]; ++i) {

@@ -75,6 +75,10 @@ std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
   fail_unknown(device);
 }
 
+std::unique_ptr<Weight> Backend::random_weight(int64_t /*rows*/, int64_t /*cols*/, float /*scale*/, uint64_t /*seed*/) {
+  fail(ErrorCode::kUnsupported, "device {}: has no random weights; use cpu, reference or a GPU", info().device);
+}
+
 std::vector<std::string> available_devices() {
   std::vector<std::string> devices = cuda_devices();
   for (const cpu::Isa isa : cpu::available_isas()) devices.push_back(fmt::format("cpu:{}", name(isa)));

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "core/dtype.h"
+
 namespace kivi::tolerance {
 
 inline constexpr double kUnit = 0x1p-24;  // half the spacing of f32 at 1: the relative error of one rounding
@@ -14,15 +16,30 @@ inline double dot(int64_t n, double sum_of_magnitudes) {
   return static_cast<double>(n + 1) * kUnit * sum_of_magnitudes + 1e-37;
 }
 
+// The same on tensor cores: products of 16-bit numbers are exact, but terms are cut off, not rounded, where they are
+// aligned to the largest and where they are summed: two steps a product, each of at most one spacing (two units).
+inline double tensor_core_dot(int64_t n, double sum_of_magnitudes) {
+  return 4.0 * dot(n, sum_of_magnitudes);
+}
+
+// A result that was within `error` of `wanted` before it was stored in `dtype`. The bounds here count the rounding to
+// f32 themselves.
+inline double stored(DType dtype, double wanted, double error) {
+  if (dtype == DType::kF32) return error;
+  const double unit = dtype == DType::kF16 ? 0x1p-11 : 0x1p-8;
+  const double subnormal = dtype == DType::kF16 ? 0x1p-25 : 0x1p-134;  // half their spacing
+  return error + unit * (std::abs(wanted) + error) + subnormal;
+}
+
 // x * scale * weight: the mean of n squares (all positive, so its relative error is that of the sum), halved by the
 // root; then root, division, two products.
 inline double rms_norm(int64_t n, double result) {
   return (0.5 * static_cast<double>(n + 3) + 5.0) * kUnit * std::abs(result) + 1e-37;
 }
 
-// a cos - b sin: two products, a sum, and cos and sin of the same f32 angle to 1 unit in the last place each.
+// a cos - b sin: two products, a sum, and cos and sin of the same f32 angle to two units in the last place each.
 inline double rope(double a, double b) {
-  return 6.0 * kUnit * (std::abs(a) + std::abs(b)) + 1e-37;
+  return 7.0 * kUnit * (std::abs(a) + std::abs(b)) + 1e-37;
 }
 
 // x / (1 + exp(-v)) * up. exp to 1 ulp (2 units) of an argument that carries up to 4 roundings of its own size (GELU's

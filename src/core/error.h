@@ -2,7 +2,7 @@
 //   "group_size 48: must divide residual_length 128; use 32, 64 or 128"
 #pragma once
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <stdexcept>
 #include <string>

@@ -64,7 +64,10 @@ struct TensorView {
     return n;
   }
 
-  operator TensorView<const T, Rank>() const requires(!std::is_const_v<T>) { return {data, shape, stride}; }
+  template <typename U>
+  requires(std::is_same_v<U, const T> && !std::is_const_v<T>) operator TensorView<U, Rank>() const {
+    return {data, shape, stride};
+  }
 };
 
 // A view whose element type is known at run time only: what crosses the backend interface.

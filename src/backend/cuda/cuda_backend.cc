@@ -1,0 +1,102 @@
+#include "backend/cuda/cuda_backend.h"
+
+#include "backend/cuda/device/graph.h"
+#include "backend/cuda/kernels/elementwise.h"
+#include "backend/cuda/kernels/random.h"
+#include "backend/cuda/kernels/row_reduce.h"
+#include "backend/cuda/linear.h"
+#include "backend/cuda/weight.h"
+#include "core/error.h"
+
+namespace kivi::cuda {
+namespace {
+
+std::string describe(int device) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "asking for the GPU's properties");
+  int driver = 0;
+  check(cudaDriverGetVersion(&driver), "asking for the driver's version");
+  return fmt::format("{}, {:.1f} GiB, {} multiprocessors, driver for CUDA {}.{}", properties.name,
+                     static_cast<double>(properties.totalGlobalMem) / (1 << 30), properties.multiProcessorCount,
+                     driver / 1000, driver % 1000 / 10);
+}
+
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(int device) : stream_(device), staging_(stream_), linear_(stream_) {}
+
+  BackendInfo info() const override {
+    return {fmt::format("cuda:{}", stream_.device()), describe(stream_.device()), 1};
+  }
+  DType activation_dtype() const override { return Matrix::kDType; }
+  format::CodeOrder code_order() const override { return format::CodeOrder::kFragment; }
+
+  std::unique_ptr<Buffer> allocate(size_t size_bytes) override {
+    refuse_recording("allocate");
+    return std::make_unique<DeviceBuffer>(size_bytes, stream_);
+  }
+  void copy_to_device(void* device, const void* host, size_t size_bytes) override {
+    refuse_recording("copy_to_device");
+    staging_.upload(device, host, size_bytes);
+  }
+  void copy_to_host(void* host, const void* device, size_t size_bytes) override {
+    refuse_recording("copy_to_host");
+    staging_.download(host, device, size_bytes);
+  }
+  void synchronize() override {
+    refuse_recording("synchronize");
+    stream_.synchronize();
+  }
+  size_t free_bytes() override { return free_memory(stream_); }
+
+  std::unique_ptr<Recording> record(const std::function<void()>& run) override {
+    refuse_recording("record");
+    return std::make_unique<Graph>(stream_, run);
+  }
+  void replay(const Recording& recording) override { dynamic_cast<const Graph&>(recording).launch(stream_); }
+
+  std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) override {
+    refuse_recording("load_weight");
+    return load_matrix(parts, stream_, staging_);
+  }
+  std::unique_ptr<Weight> random_weight(int64_t rows, int64_t cols, float scale, uint64_t seed) override {
+    refuse_recording("random_weight");
+    auto matrix = std::make_unique<Matrix>(rows, cols, stream_);
+    fill_random(matrix->data(), rows * cols, scale, seed, stream_.enter());
+    return matrix;
+  }
+
+  void embed(const EmbedArgs& args) override { cuda::embed(args, stream_.enter()); }
+  void rms_norm(const RmsNormArgs& args) override { cuda::rms_norm(args, stream_.enter()); }
+  void linear(const LinearArgs& args) override { linear_.run(args); }
+  void rope(const RopeArgs& args) override { cuda::rope(args, stream_.enter()); }
+  void gate(const GateArgs& args) override { cuda::gate(args, stream_.enter()); }
+  void gather(const GatherArgs& args) override { cuda::gather(args, stream_.enter()); }
+  void argmax(const ArgmaxArgs& args) override { cuda::argmax(args, stream_.enter()); }
+  void convert(const ConvertArgs& args) override { cuda::convert(args, stream_.enter()); }
+  // MERGE: Attention and store_kv of kernels/attend.h and kernels/store.h.
+  void attend(const AttendArgs&) override { fail(ErrorCode::kUnsupported, "attend: no kernel for this device yet"); }
+  void store_kv(const StoreKvArgs&) override {
+    fail(ErrorCode::kUnsupported, "store_kv: no kernel for this device yet");
+  }
+
+ private:
+  void refuse_recording(std::string_view operation) const {
+    cudaStreamCaptureStatus status{};
+    check(cudaStreamIsCapturing(stream_.enter(), &status), operation);
+    if (status == cudaStreamCaptureStatusNone) return;
+    fail(ErrorCode::kInternal, "{}: called while operations are being recorded", operation);
+  }
+
+  Stream stream_;
+  Staging staging_;
+  Linear linear_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(int device) {
+  return std::make_unique<CudaBackend>(device);
+}
+
+}  // namespace kivi::cuda

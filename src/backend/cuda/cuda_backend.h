@@ -1,0 +1,15 @@
+// The backend of an NVIDIA GPU of compute capability 8.0 or higher: f16 weights and activations, f32 residual stream
+// and sums. All operations run in one stream; copies to the host and synchronize() wait for it. An object is used by
+// one thread at a time, any thread.
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.h"
+
+namespace kivi::cuda {
+
+// `device`: an index of cudaGetDeviceCount, of sufficient capability.
+std::unique_ptr<Backend> make_backend(int device);
+
+}  // namespace kivi::cuda

@@ -1,0 +1,26 @@
+// Operations recorded into a CUDA graph.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "backend/backend.h"
+#include "backend/cuda/device/stream.h"
+
+namespace kivi::cuda {
+
+class Graph : public Recording {
+ public:
+  // Captures what `run` asks of the stream. Nothing runs.
+  Graph(const Stream& stream, const std::function<void()>& run);
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  ~Graph() override;
+
+  void launch(const Stream& stream) const;
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+};
+
+}  // namespace kivi::cuda

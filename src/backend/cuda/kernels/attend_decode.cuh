@@ -1,0 +1,87 @@
+// The decode attention kernel.
+//
+// Grid: one block a multiprocessor, kWarps warps. Each warp works alone on its stretch of the line of work
+// (decode_work.cuh): it streams what it reads through slots of its own in shared memory (decode_stream.cuh) and keeps
+// its own online softmax (decode_unit.cuh, decode_step.cuh). Only at the end do warps meet: those of a block merge the
+// parts of a unit that they ended with, and the block that completes a unit merges the parts of all blocks.
+//
+// Scores are  S[token, head] = K q  and outputs  O[channel, head] = V^T p, both on m16n8k16 with the cache as operand A
+// and up to 8 query heads of the KV head as B:
+//   codes    masked in place they are subnormal binary16 numbers, code * 2^(bits * place - 24), which the tensor cores
+//            multiply exactly. For keys q carries 2^-(bits * place), for values the accumulator is scaled at the end.
+//   scales   go into B: q * scale once for each key group, p * scale for each value group.
+//   zeros    are a product of their own: for keys row g of A has the zeros of token group g, and the result begins the
+//            accumulators of its tokens; for values rows 0..7 of A have the zeros of channel group r, and rows 8..15
+//            are ones, which gives the softmax total.
+// format/fragment_order.h has the places of codes, and of tokens and channels in tiles. Lane 4r + j throughout.
+//
+// Bytes read: each packed half and each 16-bit row of a unit once.
+#pragma once
+
+#include <array>
+
+#include "backend/cuda/device/check.h"
+#include "backend/cuda/kernels/attend_decode_table.h"
+#include "backend/cuda/kernels/decode_merge.cuh"
+#include "backend/cuda/kernels/decode_step.cuh"
+
+namespace kivi::cuda {
+
+template <typename Config>
+__global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
+    attend_decode(const __grid_constant__ DecodeArgs args) {
+  extern __shared__ __align__(128) uint8_t slots[];
+  __shared__ WarpMemory<Config> memories[Config::kWarps];
+  __shared__ BlockParts<Config> parts;
+  const Lane lane;
+  const int warp_in_block = static_cast<int>(threadIdx.x) / kWarpLanes;
+  const int warp = static_cast<int>(blockIdx.x) * Config::kWarps + warp_in_block;
+  WarpMemory<Config>& memory = memories[warp_in_block];
+  parts.reset(warp_in_block);
+  if (lane.id < 2) (lane.id == 0 ? memory.begin : memory.end) = args.workspace.begins[warp + lane.id];
+  __syncwarp();
+
+  DecodeStream<Config> stream(args, memory, slots, warp_in_block);
+  UnitState<Config> state;
+  TileProbabilities p[Config::kTokenTiles];
+#pragma unroll 1
+  for (int turn = -Config::kSlots;; ++turn) {  // the first turns only fill the slots
+    if (turn >= 0) {
+      const Piece& piece = stream.wait();
+      if (piece.kind == PieceKind::kNone) break;
+      if (piece.begins != 0) {
+        const UnitPlace place(args, piece.unit);
+        state.begin(args.q + piece.row * args.q_stride + int64_t{place.first_head} * Config::kHeadDim, place.n_heads,
+                    args.dtype);
+      }
+      take_piece(state, piece, stream.address(), args, p);
+      if (piece.ends != 0) finish_unit(args, memory, state, piece, warp, slots, parts);
+    }
+    stream.advance();
+  }
+  merge_parts<Config>(args, slots, parts);
+}
+
+template <typename Config>
+void launch_attend_decode(const DecodeArgs& args, int n_blocks, cudaStream_t stream) {
+  // Above 48 KiB of shared memory must be asked for; once is enough.
+  static const cudaError_t allowed =
+      cudaFuncSetAttribute(attend_decode<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, Config::kSharedBytes);
+  check(allowed, "attend_decode: shared memory");
+  attend_decode<Config><<<n_blocks, Config::kWarps * kWarpLanes, Config::kSharedBytes, stream>>>(args);
+  check_launch("attend_decode");
+}
+
+template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup>
+DecodeKernel decode_kernel() {
+  using Config = DecodeConfig<kHeadDim, kKeyBits, kValueBits, kGroup>;
+  return {kHeadDim, kKeyBits, kValueBits, kGroup, Config::kWarps, launch_attend_decode<Config>};
+}
+
+template <int kHeadDim>
+std::array<DecodeKernel, 6> decode_kernels() {
+  return {decode_kernel<kHeadDim, 0, 0, 0>(), decode_kernel<kHeadDim, 2, 2, 32>(), decode_kernel<kHeadDim, 2, 2, 0>(),
+          decode_kernel<kHeadDim, 4, 4, 0>(), decode_kernel<kHeadDim, 4, 2, 0>(),  decode_kernel<kHeadDim, 2, 4, 0>()};
+}
+
+}  // namespace kivi::cuda

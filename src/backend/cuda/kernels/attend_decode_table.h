@@ -1,0 +1,27 @@
+// The kernel table of decode attention: which (head_dim, key bits, value bits, group) are compiled.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <span>
+
+namespace kivi::cuda {
+
+struct DecodeArgs;
+
+// A row. Bits 0: that side is never packed. Group 0: any multiple of 32 that the format allows.
+struct DecodeKernel {
+  int head_dim;
+  int key_bits;
+  int value_bits;
+  int group;
+  int n_warps;  // of a block
+  void (*launch)(const DecodeArgs& args, int n_blocks, cudaStream_t stream);
+};
+
+// One file a head_dim, attend_decode_NNN.cu. The first row that fits is the fastest.
+std::span<const DecodeKernel> decode_kernels_64();
+std::span<const DecodeKernel> decode_kernels_128();
+std::span<const DecodeKernel> decode_kernels_256();
+
+}  // namespace kivi::cuda

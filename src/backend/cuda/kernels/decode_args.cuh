@@ -1,0 +1,49 @@
+// The arguments of the decode attention kernel.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/cuda/kernels/decode_work.cuh"
+#include "core/dtype.h"
+#include "format/kv_view.h"
+
+namespace kivi::cuda {
+
+// Memory of the device that decode attention works in. One call at a time uses it.
+struct DecodeWorkspace {
+  int32_t n_warps = 0;             // of the grid
+  WorkBegin* begins = nullptr;     // [n_warps + 1]
+  int64_t* line_begins = nullptr;  // [B]: of each sequence on the line
+  int32_t* steps_done = nullptr;   // [units]: of units that several warps share; 0 between calls
+  float* partial_out = nullptr;    // [warps][2][kHeadsPerUnit][head_dim]
+  float2* partial_sums = nullptr;  // [warps][2][kHeadsPerUnit]: maximum (of log2) and total
+};
+
+struct DecodeArgs {
+  format::KvBatchView cache;
+  const int32_t* seq_begin = nullptr;  // [B + 1]
+  // 16-bit rows: [N][heads][head_dim], elements between rows.
+  const uint16_t* q = nullptr;
+  const uint16_t* new_keys = nullptr;
+  const uint16_t* new_values = nullptr;
+  uint16_t* out = nullptr;
+  int64_t q_stride = 0;
+  int64_t key_stride = 0;
+  int64_t value_stride = 0;
+  int64_t out_stride = 0;
+  DType dtype = DType::kF16;  // of q and out
+  int32_t heads_per_kv = 1;
+  int32_t groups_per_kv = 1;  // of kHeadsPerUnit query heads
+  float log2_scale = 0.0F;    // softmax_scale * log2(e)
+  // Of the layout, for what divides there must not be divided in a kernel.
+  int32_t keys_bytes = 0;    // of a packed block: codes, scales and zeros
+  int32_t values_bytes = 0;  // after them
+  int32_t block_bytes = 0;
+  int32_t key_spans = 1;    // token spans in a key group
+  int32_t value_spans = 1;  // channel spans in a value group
+  DecodeWorkspace workspace;
+
+  __device__ int32_t units_per_sequence() const { return cache.layout.n_kv_heads * groups_per_kv; }
+};
+
+}  // namespace kivi::cuda

@@ -1,0 +1,98 @@
+// The arithmetic of decode attention on one unit: queries, scores, online softmax, weighted sum of values, over packed
+// halves and 16-bit rows in shared memory. attend_decode.cuh explains the products.
+#pragma once
+
+#include "backend/cuda/kernels/decode_stream.cuh"
+
+namespace kivi::cuda {
+
+// Scores of the 16 tokens of a tile (rows) and up to 8 heads, as mma leaves them; two tiles are the 32 tokens of a
+// span.
+using TileScores = float[4];
+// Their probabilities as operand B, tokens as rows.
+using TileProbabilities = uint32_t[2];
+
+// The registers of operand A for place `place` (of 16 / kBits) of the words of a lane.
+template <int kBits>
+__device__ __forceinline__ uint32_t codes_at(uint32_t word, int place) {
+  constexpr int kInByte = 8 / kBits;  // beyond a byte the codes would leave the subnormal numbers
+  const uint32_t mask = ((1U << kBits) - 1U) * 0x00010001U << (kBits * (place % kInByte));
+  return (place >= kInByte ? word >> 8 : word) & mask;
+}
+template <int kBits>
+__device__ __forceinline__ void mma_codes(float (&d)[4], const uint4& words, int place, uint32_t b0, uint32_t b1) {
+  mma(d, codes_at<kBits>(words.x, place), codes_at<kBits>(words.y, place), codes_at<kBits>(words.z, place),
+      codes_at<kBits>(words.w, place), b0, b1);
+}
+
+// 16-bit numbers as binary16.
+__device__ __forceinline__ uint4 as_halves(uint4 v, DType dtype) {
+  if (dtype == DType::kF16) return v;
+  return {bfloats_to_halves(v.x), bfloats_to_halves(v.y), bfloats_to_halves(v.z), bfloats_to_halves(v.w)};
+}
+__device__ __forceinline__ uint2 as_halves(uint2 v, DType dtype) {
+  if (dtype == DType::kF16) return v;
+  return {bfloats_to_halves(v.x), bfloats_to_halves(v.y)};
+}
+
+// Mask of two 16-bit numbers: those whose condition holds.
+__device__ __forceinline__ uint32_t mask_pair(bool low, bool high) {
+  return (low ? 0x0000FFFFU : 0U) | (high ? 0xFFFF0000U : 0U);
+}
+
+// What a warp keeps of a unit: queries, and the online softmax over the steps that it has seen.
+template <typename Config>
+struct UnitState {
+  static constexpr int kTiles = Config::kChannelTiles;
+  // Scores are kept as products with codes come out: q carries 2^kQueryShift at place 0 (more would overflow earlier,
+  // less would lose small q * scale), codes 2^-24.
+  static constexpr int kQueryShift = 1;
+  static constexpr float kScoreUnit = Config::kPacked ? 0x1p-23F : 1.0F;
+
+  uint32_t q[2 * kTiles];  // operand B of every channel tile
+  float out[kTiles][4];    // channels of the tile x heads
+  float sums[4];           // [0], [1]: of zeros, row r is channel group r; [2], [3]: softmax totals
+  float maximum[2];        // of log2 scores, heads 2j and 2j + 1
+  bool in_code_units;      // out is scaled as products with codes are
+
+  __device__ void begin(const uint16_t* q_rows, int32_t n_heads, DType dtype) {
+    const Lane lane;
+    const uint16_t* row = q_rows + lane.r % n_heads * Config::kHeadDim + 8 * lane.j;
+#pragma unroll
+    for (int i = 0; i < Config::kChannelSpans; ++i) {
+      const uint4 v = as_halves(__ldg(reinterpret_cast<const uint4*>(row + i * format::kTileSpan)), dtype);
+      q[4 * i] = v.x;
+      q[4 * i + 1] = v.y;
+      q[4 * i + 2] = v.z;
+      q[4 * i + 3] = v.w;
+    }
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) out[t][0] = out[t][1] = out[t][2] = out[t][3] = 0.0F;
+    sums[0] = sums[1] = sums[2] = sums[3] = 0.0F;
+    maximum[0] = maximum[1] = -INFINITY;
+    in_code_units = Config::kPacked;
+  }
+
+  // Products with codes of value tile t are too small by 2^(24 - bits * place).
+  __device__ void set_units(bool codes) {
+    if (!Config::kPacked || codes == in_code_units) return;
+    in_code_units = codes;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      constexpr int kInByte = Config::kPacked ? 8 / Config::kValueBits : 1;
+      const int exponent = 24 - Config::kValueBits * (t % kInByte);
+      const float factor = __int_as_float((127 + (codes ? -exponent : exponent)) << 23);
+      for (float& x : out[t]) x *= factor;
+    }
+  }
+
+  // q as operand B of codes in tile t: with the inverse of their place's power of two.
+  __device__ __forceinline__ uint32_t scaled_q(int t, int half, uint32_t scale) const {
+    constexpr int kInByte = Config::kPacked ? 8 / Config::kKeyBits : 1;
+    static_assert(kTiles % kInByte == 0, "the place of a code must depend on its channel tile alone");
+    const int exponent = kQueryShift - Config::kKeyBits * (t % kInByte);
+    return multiply_halves(multiply_halves(q[2 * t + half], halves_of_power(exponent)), scale);
+  }
+};
+
+}  // namespace kivi::cuda
