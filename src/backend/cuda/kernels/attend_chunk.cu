@@ -6,7 +6,7 @@
 //   shared memory   128 query rows; one tile of 64 keys and one of 64 values; half a packed page as it is stored
 //   a thread        of its warp's rows: output and scores in the layout of the product, maximum and sum of each row
 // Tiles of keys and values come in turn: the values while the scores are computed, the next keys while the output is.
-// Packed codes become 16-bit rows of the tile (attend_chunk.cuh); from there on they are like all others.
+// Packed codes become 16-bit rows of the tile (kv_tiles.cuh); from there on they are like all others.
 // Bytes: each block reads the keys and values it sees once, 4 * head_dim a token where they are in 16 bits.
 #include <algorithm>
 
@@ -20,21 +20,7 @@ namespace {
 using format::KvBatchView;
 using format::PageLayout;
 
-constexpr int kRows = 128;  // query rows of a block
 constexpr float kLog2E = 1.4426950408889634F;
-
-template <typename T, int kHeadDim>
-struct Config {
-  static constexpr int kRowTiles = kHeadDim <= 128 ? 2 : 1;  // of 16 rows, of a warp
-  static constexpr int kWarpRows = 16 * kRowTiles;
-  static constexpr int kThreads = 32 * kRows / kWarpRows;
-  static constexpr int kPitch = tile_pitch(kHeadDim);
-  static constexpr int kBlocksPerSm = kHeadDim <= 64 ? 3 : kHeadDim <= 128 ? 2 : 1;
-  static constexpr size_t kStagedAt = sizeof(T) * kPitch * (kRows + 2 * kTileTokens);
-
-  using Scores = float[kRowTiles][kTileTokens / 8][4];
-  using Output = float[kRowTiles][kHeadDim / 8][4];
-};
 
 struct Problem {
   KvBatchView cache;
@@ -66,9 +52,9 @@ struct QueryRows {
 };
 
 // Slots are dealt to sequences by their rows alone, so that a block finds its sequence without a sum over those before:
-// sequence b has slots begin(b) .. begin(b + 1) - 1, at least as many as it has tiles of kRows.
+// sequence b has slots begin(b) .. begin(b + 1) - 1, at least as many as it has tiles of kQueryRows.
 __device__ int begin_slot(const Problem& problem, int b) {
-  return problem.seq_begin[b] * problem.heads_per_kv / kRows + b;
+  return problem.seq_begin[b] * problem.heads_per_kv / kQueryRows + b;
 }
 
 // n_rows is 0 for a slot without rows.
@@ -78,101 +64,24 @@ __device__ QueryRows rows_of_block(const Problem& problem) {
   const int slot = problem.n_slots - 1 - x / n_kv_heads;
   const int b = last_at_most(problem.n_sequences, slot, [&](int i) { return begin_slot(problem, i); });
   QueryRows rows{sequence_rows(problem.cache, problem.seq_begin, b), x % n_kv_heads, 0, 0, problem.heads_per_kv};
-  rows.first = (slot - begin_slot(problem, b)) * kRows;
+  rows.first = (slot - begin_slot(problem, b)) * kQueryRows;
   rows.n_rows = rows.sequence.n_new * problem.heads_per_kv;
   if (rows.sequence.n_new <= 1 || rows.first < 0 || rows.first >= rows.n_rows) rows.n_rows = 0;
   return rows;
 }
 
 // Starts to bring the query rows; those that do not exist become zero.
-template <typename C, typename T>
-__device__ void start_queries(const Problem& problem, const QueryRows& rows, T* q) {
-  constexpr int kChunks = (C::kPitch - 8) / 8;
+template <typename C>
+__device__ void start_queries(const Problem& problem, const QueryRows& rows, typename C::Number* q) {
+  constexpr int kChunks = C::kHeadDim / 8;
 #pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kChunks; i += C::kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < kQueryRows * kChunks; i += C::kThreads) {
     const int row = i / kChunks;
     const int chunk = i % kChunks;
     const int m = rows.first + row;
     const bool inside = m < rows.n_rows;
     cp_async_16(q + row * C::kPitch + chunk * 8, rows.at(problem.q, inside ? m : 0) + chunk * 16, inside);
   }
-}
-
-// scores = q keys^T, of the warp's rows of q.
-template <typename C, int kHeadDim, typename T>
-__device__ void multiply_keys(const T* q, const T* keys, typename C::Scores& scores) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const T* q_row = q + lane % 16 * C::kPitch + lane / 16 * 8;
-  const T* key_row = keys + (lane / 16 * 8 + lane % 8) * C::kPitch + lane / 8 % 2 * 8;
-#pragma unroll
-  for (auto& row_tile : scores) {
-#pragma unroll
-    for (auto& tile : row_tile) {
-#pragma unroll
-      for (float& score : tile) score = 0.0F;
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < kHeadDim; k += 16) {
-    uint32_t a[C::kRowTiles][4];
-#pragma unroll
-    for (int i = 0; i < C::kRowTiles; ++i) ldmatrix(a[i], q_row + i * 16 * C::kPitch + k);
-#pragma unroll
-    for (int n = 0; n < kTileTokens / 16; ++n) {
-      uint32_t b[4];
-      ldmatrix(b, key_row + n * 16 * C::kPitch + k);
-#pragma unroll
-      for (int i = 0; i < C::kRowTiles; ++i) {
-        mma_16x8x16<T>(scores[i][2 * n], a[i], b[0], b[1]);
-        mma_16x8x16<T>(scores[i][2 * n + 1], a[i], b[2], b[3]);
-      }
-    }
-  }
-}
-
-// out += p values, with p rounded to T.
-template <typename C, int kHeadDim, typename T>
-__device__ void multiply_values(const typename C::Scores& p, const T* values, typename C::Output& out) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const T* value_row = values + lane % 16 * C::kPitch + lane / 16 * 8;
-#pragma unroll
-  for (int k = 0; k < kTileTokens / 16; ++k) {
-    uint32_t a[C::kRowTiles][4];
-#pragma unroll
-    for (int i = 0; i < C::kRowTiles; ++i) {
-      a[i][0] = pack_pair<T>(p[i][2 * k][0], p[i][2 * k][1]);
-      a[i][1] = pack_pair<T>(p[i][2 * k][2], p[i][2 * k][3]);
-      a[i][2] = pack_pair<T>(p[i][2 * k + 1][0], p[i][2 * k + 1][1]);
-      a[i][3] = pack_pair<T>(p[i][2 * k + 1][2], p[i][2 * k + 1][3]);
-    }
-#pragma unroll
-    for (int n = 0; n < kHeadDim / 16; ++n) {
-      uint32_t b[4];
-      ldmatrix_transposed(b, value_row + k * 16 * C::kPitch + n * 16);
-#pragma unroll
-      for (int i = 0; i < C::kRowTiles; ++i) {
-        mma_16x8x16<T>(out[i][2 * n], a[i], b[0], b[1]);
-        mma_16x8x16<T>(out[i][2 * n + 1], a[i], b[2], b[3]);
-      }
-    }
-  }
-}
-
-// Rows of this thread: of row tile i, row lane / 4 (h 0) and eight below (h 1). Maxima are of scores times scale_log2;
-// sums are of this thread's columns.
-template <typename C>
-struct Softmax {
-  float maximum[C::kRowTiles][2];
-  float sum[C::kRowTiles][2];
-};
-
-__device__ float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(~0U, x, 1));
-  return fmaxf(x, __shfl_xor_sync(~0U, x, 2));
-}
-__device__ float quad_sum(float x) {
-  x += __shfl_xor_sync(~0U, x, 1);
-  return x + __shfl_xor_sync(~0U, x, 2);
 }
 
 // Hides tokens that a row does not see: newer ones, and those before token 0. The tile begins with token `first`, the
@@ -197,61 +106,27 @@ __device__ void hide(const QueryRows& rows, int m, int first, typename C::Scores
   }
 }
 
-// One step of the online softmax: scores become probabilities relative to the new maxima, and what was summed up so far
-// is rescaled to these. Every row has seen a token after the first step: token 0 is in the first tile.
-template <typename C, int kHeadDim>
-__device__ void softmax_step(float scale_log2, typename C::Scores& scores, Softmax<C>& softmax,
-                             typename C::Output& out) {
-#pragma unroll
-  for (int i = 0; i < C::kRowTiles; ++i) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float top = scores[i][0][2 * h];
-#pragma unroll
-      for (int n = 0; n < kTileTokens / 8; ++n) top = fmaxf(top, fmaxf(scores[i][n][2 * h], scores[i][n][2 * h + 1]));
-      const float maximum = fmaxf(softmax.maximum[i][h], quad_max(top) * scale_log2);
-      const float factor = exp2_approx(softmax.maximum[i][h] - maximum);
-      softmax.maximum[i][h] = maximum;
-      float sum = 0.0F;
-#pragma unroll
-      for (int n = 0; n < kTileTokens / 8; ++n) {
-#pragma unroll
-        for (int e = 2 * h; e < 2 * h + 2; ++e) {
-          scores[i][n][e] = exp2_approx(fmaf(scores[i][n][e], scale_log2, -maximum));
-          sum += scores[i][n][e];
-        }
-      }
-      softmax.sum[i][h] = softmax.sum[i][h] * factor + sum;
-#pragma unroll
-      for (int n = 0; n < kHeadDim / 8; ++n) {
-        out[i][n][2 * h] *= factor;
-        out[i][n][2 * h + 1] *= factor;
-      }
-    }
-  }
-}
-
 // Divides by the sums and writes the warp's rows, by way of its rows of shared memory (`rows_shared`), so that whole
 // rows go out 16 bytes a lane. `m`: the warp's first row.
-template <typename C, int kHeadDim, typename T>
+template <typename C>
 __device__ void write_rows(const Problem& problem, const QueryRows& rows, int m, const Softmax<C>& softmax,
-                           const typename C::Output& out, T* rows_shared) {
+                           const typename C::Output& out, typename C::Number* rows_shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int i = 0; i < C::kRowTiles; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float factor = 1.0F / quad_sum(softmax.sum[i][h]);
-      T* row = rows_shared + (16 * i + 8 * h + lane / 4) * C::kPitch + lane % 4 * 2;
+      auto* row = rows_shared + (16 * i + 8 * h + lane / 4) * C::kPitch + lane % 4 * 2;
 #pragma unroll
-      for (int n = 0; n < kHeadDim / 8; ++n) {
+      for (int n = 0; n < C::kHeadDim / 8; ++n) {
         *reinterpret_cast<uint32_t*>(row + 8 * n) =
-            pack_pair<T>(out[i][n][2 * h] * factor, out[i][n][2 * h + 1] * factor);
+            pack_pair<typename C::Number>(out[i][n][2 * h] * factor, out[i][n][2 * h + 1] * factor);
       }
     }
   }
   __syncwarp();
-  constexpr int kChunks = kHeadDim / 8;
+  constexpr int kChunks = C::kHeadDim / 8;
 #pragma unroll 4
   for (int i = lane; i < C::kWarpRows * kChunks; i += 32) {
     const int row = i / kChunks;
@@ -262,17 +137,17 @@ __device__ void write_rows(const Problem& problem, const QueryRows& rows, int m,
   }
 }
 
-template <typename T, int kHeadDim>
-__global__ __launch_bounds__(Config<T, kHeadDim>::kThreads, Config<T, kHeadDim>::kBlocksPerSm) void attend_chunk_kernel(
-    const __grid_constant__ Problem problem) {
-  using C = Config<T, kHeadDim>;
+template <typename C>
+__global__ __launch_bounds__(C::kThreads,
+                             C::kBlocksPerSm) void attend_chunk_kernel(const __grid_constant__ Problem problem) {
+  using T = typename C::Number;
   const QueryRows rows = rows_of_block(problem);
   if (rows.n_rows == 0) return;
   T* const q = reinterpret_cast<T*>(dynamic_shared());
-  T* const key_tile = q + kRows * C::kPitch;
+  T* const key_tile = q + kQueryRows * C::kPitch;
   T* const value_tile = key_tile + kTileTokens * C::kPitch;
   std::byte* const staged = dynamic_shared() + C::kStagedAt;
-  using Loader = TileLoader<T, kHeadDim, C::kThreads>;
+  using Loader = TileLoader<T, C::kHeadDim, C::kThreads>;
   const Loader keys(Side::kKeys, problem.cache, problem.keys, rows.sequence, rows.kv_head);
   const Loader values(Side::kValues, problem.cache, problem.values, rows.sequence, rows.kv_head);
 
@@ -292,7 +167,7 @@ __global__ __launch_bounds__(Config<T, kHeadDim>::kThreads, Config<T, kHeadDim>:
   // Where something is packed, tiles are halves of pages, which count from the end of the sinks: the first tile then
   // may begin before token 0.
   const int origin = keys.packs() || values.packs() ? problem.keys.sinks : 0;
-  const int end = rows.newest(rows.first + kRows - 1) + 1;
+  const int end = rows.newest(rows.first + kQueryRows - 1) + 1;
   const int seen_by_all = rows.newest(warp_m) + 1;  // by all rows of the warp
   int first = origin - (origin + kTileTokens - 1) / kTileTokens * kTileTokens;
 
@@ -304,16 +179,16 @@ __global__ __launch_bounds__(Config<T, kHeadDim>::kThreads, Config<T, kHeadDim>:
     keys.finish(first, key_tile, staged);
     values.start(first, value_tile, staged);
     typename C::Scores scores;
-    multiply_keys<C, kHeadDim>(q + warp_row * C::kPitch, key_tile, scores);
+    multiply_keys<C>(q + warp_row * C::kPitch, key_tile, scores);
     cp_async_wait<0>();
     __syncthreads();  // the values are there, and nobody needs these keys any more
     values.finish(first, value_tile, staged);
     if (first + kTileTokens < end) keys.start(first + kTileTokens, key_tile, staged);
     if (first < 0 || first + kTileTokens > seen_by_all) hide<C>(rows, warp_m, first, scores);
-    softmax_step<C, kHeadDim>(problem.scale_log2, scores, softmax, out);
-    multiply_values<C, kHeadDim>(scores, value_tile, out);
+    softmax_step<C>(problem.scale_log2, scores, softmax, out);
+    multiply_values<C>(scores, value_tile, out);
   }
-  write_rows<C, kHeadDim>(problem, rows, warp_m, softmax, out, q + warp_row * C::kPitch);
+  write_rows<C>(problem, rows, warp_m, softmax, out, q + warp_row * C::kPitch);
 }
 
 // ---- The host's side ----
@@ -328,8 +203,8 @@ struct Kernel {
 
 template <typename T, int kHeadDim>
 constexpr Kernel kernel_of() {
-  using C = Config<T, kHeadDim>;
-  return {kDTypeOf<T>, kHeadDim, attend_chunk_kernel<T, kHeadDim>, C::kThreads, C::kStagedAt};
+  using C = ChunkConfig<T, kHeadDim>;
+  return {kDTypeOf<T>, kHeadDim, attend_chunk_kernel<C>, C::kThreads, C::kStagedAt};
 }
 
 constexpr Kernel kKernels[] = {kernel_of<Half, 64>(),      kernel_of<Half, 96>(),     kernel_of<Half, 128>(),
@@ -411,7 +286,7 @@ void attend_chunk(const AttendArgs& args, cudaStream_t stream) {
   const int64_t n_sequences = seq_begin.shape[0] - 1;
   const PageLayout& layout = args.cache.layout;
   const int64_t heads_per_kv = args.q.shape[1] / layout.n_kv_heads;
-  const int64_t n_slots = args.q.shape[0] * heads_per_kv / kRows + n_sequences;
+  const int64_t n_slots = args.q.shape[0] * heads_per_kv / kQueryRows + n_sequences;
   if (args.q.shape[0] == 0 || n_sequences < 1) return;
   const Problem problem{.cache = args.cache,
                         .q = rows_view(args.q),

@@ -1,149 +1,140 @@
-// Tiles of 64 tokens of one side (keys or values), brought to shared memory as 16-bit rows by all threads of a block:
-// 16-bit rows (sinks, window, new tokens) by asynchronous copies straight into the tile, half a packed page by
-// asynchronous copies beside it, from where it is expanded into the tile.
+// What a warp computes in attend_chunk.cu: two matrix products and an online softmax between them, in the layout of
+// mma_16x8x16. A warp's rows are tiles of 16.
 #pragma once
 
 #include "backend/cuda/device/ptx.cuh"
-#include "backend/cuda/kernels/expand_page.h"
-#include "backend/cuda/kernels/kv_rows.cuh"
+#include "backend/cuda/kernels/kv_tiles.cuh"
 
 namespace kivi::cuda {
 
-inline constexpr int kTileTokens = kHalfPage;
+inline constexpr int kQueryRows = 128;  // of a block
 
-// Rows of shared memory are 16 bytes longer than head_dim numbers: eight rows then lie in different banks.
-constexpr int tile_pitch(int head_dim) {
-  return head_dim + 8;
-}
-
-// Copies the strips; kThreads threads share the work.
-template <int kThreads>
-__device__ void copy_strips(const Strips& strips, const std::byte* block, std::byte* staged) {
-  const int chunks = strips.bytes / 16;
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < strips.n * chunks; i += kThreads) {
-    cp_async_16(staged + strips.to + i * 16, block + strips.from + i / chunks * strips.stride + i % chunks * 16);
-  }
-}
-
-// What the loader of a side needs that is the same for all blocks.
-struct SideTiles {
-  RowsView new_rows;
-  int bits;
-  int group;
-  int sinks;
-  HalfPage halves[2];
-};
-
-template <typename T, int kHeadDim, int kThreads>
-class TileLoader {
- public:
-  __device__ TileLoader(Side side, const format::KvBatchView& cache, const SideTiles& tiles,
-                        const SequenceRows& sequence, int head)
-      : side_(side),
-        tiles_(tiles),
-        timeline_(side, cache, tiles.new_rows, sequence, head),
-        n_past_(sequence.n_past),
-        n_tokens_(sequence.n_past + sequence.n_new) {
-    const format::WindowPolicy& policy = side == Side::kKeys ? cache.key_policy : cache.value_policy;
-    packed_end_ = tiles.sinks + static_cast<int>(policy.n_packed(n_past_));
-  }
-
-  __device__ bool packs() const { return packed_end_ > tiles_.sinks; }
-
-  // Starts to bring the tokens from `first` on; first may be negative. Rows of tokens that do not exist become zero.
-  // `tile` [kTileTokens][pitch]; `staged` is used where n_packed(first) > 0.
-  __device__ void start(int first, T* tile, std::byte* staged) const {
-    const int n_packed = packed_tokens(first);
-    if (n_packed < kTileTokens) {
-      if (first >= n_past_) {
-        start_new_rows(first, tile);
-      } else {
-        start_rows(first, n_packed, tile);
-      }
-    }
-    if (n_packed > 0) {
-      const HalfPage& half = half_page(first);
-      const std::byte* block = timeline_.block(first - tiles_.sinks);
-      copy_strips<kThreads>(half.codes, block, staged);
-      copy_strips<kThreads>(half.scales, block, staged);
-      copy_strips<kThreads>(half.zeros, block, staged);
-    }
-    cp_async_commit();
-  }
-
-  // After every thread's copies have arrived: makes the tile complete for the whole block.
-  __device__ void finish(int first, T* tile, const std::byte* staged) const {
-    const int n_packed = packed_tokens(first);
-    if (n_packed == 0) return;
-    const HalfPage& half = half_page(first);
-    if (tiles_.bits == 2) {
-      expand<2>(n_packed, half, tile, staged);
-    } else if (tiles_.bits == 4) {
-      expand<4>(n_packed, half, tile, staged);
-    } else {
-      expand<8>(n_packed, half, tile, staged);
-    }
-    __syncthreads();
-  }
-
- private:
+// Number: Half or BFloat16.
+template <typename NumberType, int kDim>
+struct ChunkConfig {
+  using Number = NumberType;
+  static constexpr int kHeadDim = kDim;
+  static constexpr int kRowTiles = kHeadDim <= 128 ? 2 : 1;  // of 16 rows, of a warp
+  static constexpr int kWarpRows = 16 * kRowTiles;
+  static constexpr int kThreads = 32 * kQueryRows / kWarpRows;
   static constexpr int kPitch = tile_pitch(kHeadDim);
-  static constexpr int kChunks = kHeadDim / 8;  // of 16 bytes, of a row
+  static constexpr int kBlocksPerSm = kHeadDim <= 64 ? 3 : kHeadDim <= 128 ? 2 : 1;
+  static constexpr size_t kStagedAt = sizeof(Number) * kPitch * (kQueryRows + 2 * kTileTokens);
 
-  // Packed tokens of the tile: its first ones.
-  __device__ int packed_tokens(int first) const {
-    return first < tiles_.sinks ? 0 : max(min(packed_end_ - first, kTileTokens), 0);
-  }
-  __device__ const HalfPage& half_page(int first) const {
-    return tiles_.halves[(first - tiles_.sinks) / kHalfPage % 2];
-  }
+  using Scores = float[kRowTiles][kTileTokens / 8][4];
+  using Output = float[kRowTiles][kHeadDim / 8][4];
+};
 
-  // The hot path: a thread copies the same 16 bytes of every kRowsAtOnce-th row.
-  __device__ void start_new_rows(int first, T* tile) const {
-    constexpr int kRowsAtOnce = kThreads / kChunks;
-    const int row = static_cast<int>(threadIdx.x) / kChunks;
-    const int chunk = static_cast<int>(threadIdx.x) % kChunks;
-    if (row >= kRowsAtOnce) return;
-    const std::byte* from = timeline_.new_row(first + row) + chunk * 16;
-    T* to = tile + row * kPitch + chunk * 8;
+// scores = q keys^T, of the warp's rows of q.
+template <typename C>
+__device__ void multiply_keys(const typename C::Number* q, const typename C::Number* keys, typename C::Scores& scores) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const auto* q_row = q + lane % 16 * C::kPitch + lane / 16 * 8;
+  const auto* key_row = keys + (lane / 16 * 8 + lane % 8) * C::kPitch + lane / 8 % 2 * 8;
 #pragma unroll
-    for (int k = 0; k < kTileTokens; k += kRowsAtOnce) {
-      if (kTileTokens % kRowsAtOnce != 0 && row + k >= kTileTokens) break;
-      cp_async_16(to + k * kPitch, from, first + row + k < n_tokens_);
-      from += kRowsAtOnce * timeline_.new_stride();
+  for (auto& row_tile : scores) {
+#pragma unroll
+    for (auto& tile : row_tile) {
+#pragma unroll
+      for (float& score : tile) score = 0.0F;
     }
   }
-
-  __device__ void start_rows(int first, int n_packed, T* tile) const {
-#pragma unroll 1
-    for (int i = n_packed * kChunks + static_cast<int>(threadIdx.x); i < kTileTokens * kChunks; i += kThreads) {
-      const int row = i / kChunks;
-      const int chunk = i % kChunks;
-      const int token = first + row;
-      const bool inside = token >= 0 && token < n_tokens_;
-      cp_async_16(tile + row * kPitch + chunk * 8, timeline_.row(inside ? token : n_past_) + chunk * 16, inside);
-    }
-  }
-
-  template <int Bits>
-  __device__ void expand(int n_packed, const HalfPage& half, T* tile, const std::byte* staged) const {
-#pragma unroll 1
-    for (int item = static_cast<int>(threadIdx.x); item < expand_items(kHeadDim); item += kThreads) {
-      if (side_ == Side::kKeys) {
-        expand_keys<T, kHeadDim, Bits>(item, staged, half, tiles_.group, n_packed, tile, kPitch);
-      } else {
-        expand_values<T, kHeadDim, Bits>(item, staged, half, tiles_.group, n_packed, tile, kPitch);
+#pragma unroll
+  for (int k = 0; k < C::kHeadDim; k += 16) {
+    uint32_t a[C::kRowTiles][4];
+#pragma unroll
+    for (int i = 0; i < C::kRowTiles; ++i) ldmatrix(a[i], q_row + i * 16 * C::kPitch + k);
+#pragma unroll
+    for (int n = 0; n < kTileTokens / 16; ++n) {
+      uint32_t b[4];
+      ldmatrix(b, key_row + n * 16 * C::kPitch + k);
+#pragma unroll
+      for (int i = 0; i < C::kRowTiles; ++i) {
+        mma_16x8x16<typename C::Number>(scores[i][2 * n], a[i], b[0], b[1]);
+        mma_16x8x16<typename C::Number>(scores[i][2 * n + 1], a[i], b[2], b[3]);
       }
     }
   }
+}
 
-  Side side_;
-  const SideTiles& tiles_;
-  Timeline timeline_;
-  int n_past_;
-  int n_tokens_;
-  int packed_end_;
+// out += p values, with p rounded to 16 bits.
+template <typename C>
+__device__ void multiply_values(const typename C::Scores& p, const typename C::Number* values,
+                                typename C::Output& out) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const auto* value_row = values + lane % 16 * C::kPitch + lane / 16 * 8;
+#pragma unroll
+  for (int k = 0; k < kTileTokens / 16; ++k) {
+    uint32_t a[C::kRowTiles][4];
+#pragma unroll
+    for (int i = 0; i < C::kRowTiles; ++i) {
+      a[i][0] = pack_pair<typename C::Number>(p[i][2 * k][0], p[i][2 * k][1]);
+      a[i][1] = pack_pair<typename C::Number>(p[i][2 * k][2], p[i][2 * k][3]);
+      a[i][2] = pack_pair<typename C::Number>(p[i][2 * k + 1][0], p[i][2 * k + 1][1]);
+      a[i][3] = pack_pair<typename C::Number>(p[i][2 * k + 1][2], p[i][2 * k + 1][3]);
+    }
+#pragma unroll
+    for (int n = 0; n < C::kHeadDim / 16; ++n) {
+      uint32_t b[4];
+      ldmatrix_transposed(b, value_row + k * 16 * C::kPitch + n * 16);
+#pragma unroll
+      for (int i = 0; i < C::kRowTiles; ++i) {
+        mma_16x8x16<typename C::Number>(out[i][2 * n], a[i], b[0], b[1]);
+        mma_16x8x16<typename C::Number>(out[i][2 * n + 1], a[i], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// Rows of this thread: of row tile i, row lane / 4 (h 0) and eight below (h 1). Maxima are of scores times scale_log2;
+// sums are of this thread's columns.
+template <typename C>
+struct Softmax {
+  float maximum[C::kRowTiles][2];
+  float sum[C::kRowTiles][2];
 };
+
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0U, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0U, x, 2));
+}
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(~0U, x, 1);
+  return x + __shfl_xor_sync(~0U, x, 2);
+}
+
+// One step of the online softmax: scores become probabilities relative to the new maxima, and what was summed up so far
+// is rescaled to these. Every row has seen a token after the first step: token 0 is in the first tile.
+template <typename C>
+__device__ void softmax_step(float scale_log2, typename C::Scores& scores, Softmax<C>& softmax,
+                             typename C::Output& out) {
+#pragma unroll
+  for (int i = 0; i < C::kRowTiles; ++i) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float top = scores[i][0][2 * h];
+#pragma unroll
+      for (int n = 0; n < kTileTokens / 8; ++n) top = fmaxf(top, fmaxf(scores[i][n][2 * h], scores[i][n][2 * h + 1]));
+      const float maximum = fmaxf(softmax.maximum[i][h], quad_max(top) * scale_log2);
+      const float factor = exp2_approx(softmax.maximum[i][h] - maximum);
+      softmax.maximum[i][h] = maximum;
+      float sum = 0.0F;
+#pragma unroll
+      for (int n = 0; n < kTileTokens / 8; ++n) {
+#pragma unroll
+        for (int e = 2 * h; e < 2 * h + 2; ++e) {
+          scores[i][n][e] = exp2_approx(fmaf(scores[i][n][e], scale_log2, -maximum));
+          sum += scores[i][n][e];
+        }
+      }
+      softmax.sum[i][h] = softmax.sum[i][h] * factor + sum;
+#pragma unroll
+      for (int n = 0; n < C::kHeadDim / 8; ++n) {
+        out[i][n][2 * h] *= factor;
+        out[i][n][2 * h + 1] *= factor;
+      }
+    }
+  }
+}
 
 }  // namespace kivi::cuda
