@@ -1,9 +1,10 @@
 // 16-bit floating point storage and its conversions: IEEE binary16 and bfloat16, round to nearest even, the same bits
-// on every compiler and machine. Kernels use the hardware's conversions, which give the same results.
+// on every compiler and machine (on a GPU, the bits of a NaN made from a Half may be others).
 #pragma once
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "core/host_device.h"
 
@@ -24,6 +25,13 @@ struct BFloat16 {
 inline constexpr float kHalfMax = 65504.0F;
 
 KIVI_HD constexpr float to_float(Half h) {
+#if defined(__CUDA_ARCH__)
+  if (!std::is_constant_evaluated()) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(h.bits));
+    return value;
+  }
+#endif
   const uint32_t sign = uint32_t{h.bits & 0x8000U} << 16;
   const uint32_t exponent = (h.bits >> 10) & 0x1FU;
   const uint32_t mantissa = h.bits & 0x3FFU;
@@ -40,6 +48,13 @@ KIVI_HD constexpr float to_float(BFloat16 h) {
 }
 
 KIVI_HD constexpr Half to_half(float value) {
+#if defined(__CUDA_ARCH__)
+  if (!std::is_constant_evaluated() && value == value) {
+    Half h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h.bits) : "f"(value));
+    return h;
+  }
+#endif
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000U);
   const uint32_t magnitude = bits & 0x7FFFFFFFU;

@@ -32,7 +32,9 @@ struct WindowPolicy {
   // Packed tokens after `n_tokens` tokens (sinks included) have been stored.
   KIVI_HD constexpr int64_t n_packed(int64_t n_tokens) const {
     const int64_t n = n_tokens - sinks;
-    return n < int64_t{keep} + flush ? 0 : (n - keep) / flush * flush;
+    if (n < int64_t{keep} + flush) return 0;
+    // Divided in 32 bits, here and below: a GPU does that several times as fast, and sequences are not that long.
+    return static_cast<uint32_t>(n - keep) / static_cast<uint32_t>(flush) * int64_t{flush};
   }
   // The first token of the window.
   KIVI_HD constexpr int64_t window_begin(int64_t n_tokens) const {
@@ -59,7 +61,8 @@ struct WindowPolicy {
   // Slot of a token that is in 16 bits, in a row of n_slots slots, and its place in that slot's page.
   KIVI_HD constexpr int32_t slot(int64_t token, int32_t slots) const {
     if (token < sinks) return static_cast<int32_t>(token / kWindowPageTokens);
-    return sink_slots() + static_cast<int32_t>((token - sinks) / kWindowPageTokens % (slots - sink_slots()));
+    const auto page = static_cast<uint32_t>((token - sinks) / kWindowPageTokens);
+    return sink_slots() + static_cast<int32_t>(page % static_cast<uint32_t>(slots - sink_slots()));
   }
   KIVI_HD constexpr int32_t place(int64_t token) const {
     return static_cast<int32_t>((token < sinks ? token : token - sinks) % kWindowPageTokens);

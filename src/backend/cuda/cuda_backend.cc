@@ -1,9 +1,12 @@
 #include "backend/cuda/cuda_backend.h"
 
 #include "backend/cuda/device/graph.h"
+#include "backend/cuda/kernels/attend_chunk.h"
+#include "backend/cuda/kernels/attend_decode.h"
 #include "backend/cuda/kernels/elementwise.h"
 #include "backend/cuda/kernels/random.h"
 #include "backend/cuda/kernels/row_reduce.h"
+#include "backend/cuda/kernels/store.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/weight.h"
 #include "core/error.h"
@@ -23,7 +26,7 @@ std::string describe(int device) {
 
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(int device) : stream_(device), staging_(stream_), linear_(stream_) {}
+  explicit CudaBackend(int device) : stream_(device), staging_(stream_), linear_(stream_), decode_attention_(stream_) {}
 
   BackendInfo info() const override {
     return {fmt::format("cuda:{}", stream_.device()), describe(stream_.device()), 1};
@@ -74,11 +77,15 @@ class CudaBackend : public Backend {
   void gather(const GatherArgs& args) override { cuda::gather(args, stream_.enter()); }
   void argmax(const ArgmaxArgs& args) override { cuda::argmax(args, stream_.enter()); }
   void convert(const ConvertArgs& args) override { cuda::convert(args, stream_.enter()); }
-  // MERGE: Attention and store_kv of kernels/attend.h and kernels/store.h.
-  void attend(const AttendArgs&) override { fail(ErrorCode::kUnsupported, "attend: no kernel for this device yet"); }
-  void store_kv(const StoreKvArgs&) override {
-    fail(ErrorCode::kUnsupported, "store_kv: no kernel for this device yet");
+  void plan_attend(const PlanAttendArgs& args) override { decode_attention_.plan(args, stream_.enter()); }
+  void attend(const AttendArgs& args) override {
+    // As many rows as sequences: each has one (or none, as padding has), for no step is without a row of each sequence.
+    const int64_t n_sequences = args.seq_begin.shape[0] - 1;
+    const bool decodes_only = args.q.shape[0] == n_sequences;
+    if (!decodes_only) attend_chunk(args, stream_.enter());
+    if (decodes_only || n_sequences > 1) decode_attention_.run(args, stream_.enter());
   }
+  void store_kv(const StoreKvArgs& args) override { cuda::store_kv(args, stream_.enter()); }
 
  private:
   void refuse_recording(std::string_view operation) const {
@@ -91,6 +98,7 @@ class CudaBackend : public Backend {
   Stream stream_;
   Staging staging_;
   Linear linear_;
+  DecodeAttention decode_attention_;
 };
 
 }  // namespace

@@ -1,7 +1,8 @@
 // Host side of decode attention, and the kernel that shares out its work.
 #include <numbers>
-#include <vector>
+#include <list>
 
+#include "backend/cuda/device/buffer.h"
 #include "backend/cuda/device/check.h"
 #include "backend/cuda/kernels/attend_decode.h"
 #include "backend/cuda/kernels/attend_decode_table.h"
@@ -116,35 +117,31 @@ int32_t groups_per_kv(int64_t n_heads, int n_kv_heads) {
 
 }  // namespace
 
-// One allocation each, for the largest step that is supported.
+// One allocation each, zeroed, for the largest step that is supported.
 struct DecodeAttention::Memory {
+  explicit Memory(const Stream& stream_) : stream(stream_) {}
+
   template <typename T>
   T* allocate(int64_t n) {
-    void* memory = nullptr;
-    const size_t size = static_cast<size_t>(n) * sizeof(T);
-    if (cudaMalloc(&memory, size) != cudaSuccess) {
-      cudaGetLastError();
-      fail(ErrorCode::kOutOfMemory, "workspace of decode attention: {} bytes of GPU memory are not free", size);
-    }
-    blocks.push_back(memory);
-    check(cudaMemset(memory, 0, size), "workspace of decode attention");
-    return static_cast<T*>(memory);
+    buffers.emplace_back(static_cast<size_t>(n) * sizeof(T), stream);
+    return reinterpret_cast<T*>(buffers.back().data());
   }
-  ~Memory() {
-    for (void* block : blocks) cudaFree(block);
-  }
-  std::vector<void*> blocks;
+
+  const Stream& stream;
+  std::list<DeviceBuffer> buffers;
   DecodeWorkspace workspace;
 };
 
-DecodeAttention::DecodeAttention(int n_multiprocessors)
-    : n_multiprocessors_(n_multiprocessors), memory_(std::make_unique<Memory>()) {
-  const int64_t warps = int64_t{n_multiprocessors} * kMaxWarpsPerBlock;
-  memory_->workspace.begins = memory_->allocate<WorkBegin>(warps + 1);
-  memory_->workspace.line_begins = memory_->allocate<int64_t>(kMaxSequences);
-  memory_->workspace.steps_done = memory_->allocate<int32_t>(kMaxUnits);
-  memory_->workspace.partial_out = memory_->allocate<float>(warps * 2 * kHeadsPerUnit * kMaxHeadDim);
-  memory_->workspace.partial_sums = memory_->allocate<float2>(warps * 2 * kHeadsPerUnit);
+DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_unique<Memory>(stream)) {
+  check(cudaDeviceGetAttribute(&n_multiprocessors_, cudaDevAttrMultiProcessorCount, stream.device()),
+        "asking for the GPU's multiprocessors");
+  const int64_t warps = int64_t{n_multiprocessors_} * kMaxWarpsPerBlock;
+  DecodeWorkspace& workspace = memory_->workspace;
+  workspace.begins = memory_->allocate<WorkBegin>(warps + 1);
+  workspace.line_begins = memory_->allocate<int64_t>(kMaxSequences);
+  workspace.steps_done = memory_->allocate<int32_t>(kMaxUnits);
+  workspace.partial_out = memory_->allocate<float>(warps * 2 * kHeadsPerUnit * kMaxHeadDim);
+  workspace.partial_sums = memory_->allocate<float2>(warps * 2 * kHeadsPerUnit);
 }
 
 DecodeAttention::~DecodeAttention() = default;

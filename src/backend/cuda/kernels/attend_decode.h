@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "backend/backend.h"
+#include "backend/cuda/device/stream.h"
 
 namespace kivi::cuda {
 
@@ -16,7 +17,7 @@ class DecodeAttention {
   static constexpr int64_t kMaxUnits = 1 << 20;  // sequences x KV heads, of 8 query heads at most each
 
   // Allocates the workspace. Throws Error{kOutOfMemory}.
-  explicit DecodeAttention(int n_multiprocessors);
+  explicit DecodeAttention(const Stream& stream);
   ~DecodeAttention();
 
   // Shares out the work of the run calls of a step; sequences without exactly one new row get none. Throws
@@ -28,7 +29,7 @@ class DecodeAttention {
 
  private:
   struct Memory;
-  int n_multiprocessors_;
+  int n_multiprocessors_ = 0;
   std::unique_ptr<Memory> memory_;
 };
 

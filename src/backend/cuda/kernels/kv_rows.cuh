@@ -1,0 +1,92 @@
+// How device code finds the rows of a step: which sequence a row belongs to, and where the 16-bit rows and the packed
+// blocks of a sequence's tokens are. Lengths and tables are read where they are used, on the device.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/tensor_view.h"
+#include "format/kv_view.h"
+
+namespace kivi::cuda {
+
+enum class Side : uint8_t { kKeys, kValues };
+
+// Rows [N, heads, D] of 16 bits; strides in bytes.
+struct RowsView {
+  std::byte* data = nullptr;
+  int64_t row_stride = 0;
+  int64_t head_stride = 0;
+
+  __device__ std::byte* at(int64_t row, int64_t head) const { return data + row * row_stride + head * head_stride; }
+};
+
+inline RowsView rows_view(const AnyView& rows) {
+  const auto element = static_cast<int64_t>(size_bytes(rows.dtype));
+  return {static_cast<std::byte*>(rows.data), rows.stride[0] * element, rows.stride[1] * element};
+}
+
+// A sequence's part of the step.
+struct SequenceRows {
+  int b;
+  int first_row;
+  int n_new;
+  int n_past;
+};
+
+__device__ inline SequenceRows sequence_rows(const format::KvBatchView& cache, const int32_t* seq_begin, int b) {
+  const int first = seq_begin[b];
+  return {b, first, seq_begin[b + 1] - first, cache.n_past.data[b * cache.n_past.stride[0]]};
+}
+
+// The last b < n with key(b) <= x, or 0; key does not fall. One warp searches, all its lanes, in two looks up to
+// n = 1024.
+template <typename Key>
+__device__ int last_at_most(int n, int x, Key key) {
+  int low = 0;
+  int high = n;
+  while (high - low > 1) {
+    const int step = (high - low + 31) / 32;
+    const int probe = low + static_cast<int>(threadIdx.x % 32) * step;
+    const unsigned at_most = __ballot_sync(~0U, probe < high && key(probe) <= x);
+    low += (at_most == 0 ? 0 : __popc(at_most) - 1) * step;
+    high = min(low + step, high);
+  }
+  return low;
+}
+
+// One side of one sequence and KV head.
+class Timeline {
+ public:
+  __device__ Timeline(Side side, const format::KvBatchView& cache, const RowsView& new_rows,
+                      const SequenceRows& sequence, int head)
+      : cache_(cache),
+        side_(side),
+        b_(sequence.b),
+        head_(head),
+        n_past_(sequence.n_past),
+        new_rows_(new_rows.at(sequence.first_row, head)),
+        new_stride_(new_rows.row_stride) {}
+
+  // The 16-bit row of a sink or of a token of the window, stored or to be stored.
+  __device__ std::byte* window_row(int token) const {
+    return side_ == Side::kKeys ? cache_.key_row(b_, token, head_) : cache_.value_row(b_, token, head_);
+  }
+  __device__ int64_t new_stride() const { return new_stride_; }  // bytes
+  __device__ const std::byte* new_row(int token) const { return new_rows_ + (token - n_past_) * new_stride_; }
+  // Where the 16-bit numbers of a token are before this step is stored.
+  __device__ const std::byte* row(int token) const { return token < n_past_ ? window_row(token) : new_row(token); }
+  // The packed block of token u, counted from the end of the sinks.
+  __device__ std::byte* block(int u) const { return cache_.packed_block(b_, u / format::kPageTokens, head_); }
+
+ private:
+  const format::KvBatchView& cache_;
+  Side side_;
+  int b_;
+  int head_;
+  int n_past_;
+  const std::byte* new_rows_;
+  int64_t new_stride_;
+};
+
+}  // namespace kivi::cuda

@@ -1,0 +1,105 @@
+// attend and store_kv of every device against the reference, on the same stored numbers. Sequences go through steps
+// of all kinds; after each, every byte of the device's cache must be the reference's (codes, scales, zeros and windows,
+// and what nobody may touch), and so each step's attention is compared on the same cache.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "lockstep.h"
+
+namespace kivi::parity {
+namespace {
+
+class DeviceParity : public testing::TestWithParam<CacheCase> {};
+
+// Calls run(lockstep) for every family of devices.
+template <typename Run>
+void for_each_family(const CacheCase& which, int n_sequences, int64_t max_tokens, Run run) {
+  static const std::vector<Family> all = find_families();
+  ASSERT_FALSE(all.empty());
+  for (const Family& family : all) {
+    SCOPED_TRACE(fmt::format("seed 5, {} pages, {}", family.order == format::CodeOrder::kLinear ? "linear" : "fragment",
+                             name(family.dtype)));
+    Lockstep lockstep(which, family, n_sequences, max_tokens, 5);
+    run(lockstep);
+    if (testing::Test::HasFatalFailure()) return;
+  }
+}
+
+// Prompts of all lengths at once, chunks beside decoding, decoding, across flushes and page edges.
+TEST_P(DeviceParity, EqualsTheReference) {
+  for_each_family(GetParam(), 9, 1024, [](Lockstep& lockstep) {
+    lockstep.step({0, 1, 31, 32, 33, 127, 128, 129, 300}, Numbers::kLoud);
+    lockstep.step({1, 2, 17, 0, 200, 2, 1, 127, 1}, Numbers::kHalves, true);
+    lockstep.step({1, 1, 1, 1, 1, 1, 1, 1, 1}, Numbers::kPeaked);
+    lockstep.step({1, 1, 1, 0, 1, 0, 1, 1, 1}, Numbers::kLoud, true);
+    lockstep.step({1, 130, 0, 96, 3, 2, 1, 1, 17}, Numbers::kPeaked);
+    lockstep.step({70, 1, 0, 1, 40, 2, 300, 1, 1}, Numbers::kConstant);
+    lockstep.step({1, 1, 1, 1, 1, 1, 1, 1, 1}, Numbers::kLoud);
+  });
+}
+
+constexpr format::WindowPolicy kKeepKeys{.sinks = 5, .keep = 64, .flush = 32};
+constexpr format::WindowPolicy kFlushValues{.sinks = 5, .keep = 40, .flush = 8};
+
+constexpr CacheCase kCases[] = {
+    {"f16", 128, 2, 1},
+    {"f16:sinks=4", 96, 1, 4},
+    {"kivi2", 128, 2, 1},
+    {"kivi2", 64, 1, 4},
+    {"kivi2", 96, 2, 1},
+    {"kivi2", 256, 1, 2},
+    {"kivi2:residual=32", 96, 1, 7},
+    {"kivi2:residual=32:sinks=20", 64, 5, 1},
+    {"kivi2:residual=0", 64, 1, 1},
+    {"kivi2:group-size=64", 128, 1, 16},
+    {"kivi2:group-size=64:residual=64:sinks=4", 96, 1, 1},
+    {"kivi2:group-size=128", 64, 1, 8},
+    {"kivi2:group-size=128:sinks=4", 128, 1, 1},
+    {"kivi4", 128, 1, 4},
+    {"kivi4", 96, 1, 1},
+    {"kivi4:group-size=64:sinks=4", 256, 1, 1},
+    {"kivi4:group-size=128:residual=256", 64, 1, 1},
+    {"kivi2:key-bits=4", 128, 1, 8},
+    {"kivi2:value-bits=4:sinks=20", 64, 1, 1},
+    {"kivi2:key-bits=8", 96, 1, 1},
+    {"kivi2:value-bits=8", 128, 1, 1},
+    {"kivi4:key-bits=8:value-bits=8:group-size=64", 256, 1, 1},
+    {"kivi4:key-bits=8:value-bits=8", 64, 1, 7},
+    {"kivi2:key-bits=16", 64, 1, 2},
+    {"kivi4:value-bits=16:sinks=4", 128, 1, 1},
+    {"kivi2", 128, 1, 1, kKeepKeys, kFlushValues},
+};
+
+std::string case_name(const testing::TestParamInfo<CacheCase>& info) {
+  std::string name = fmt::format("{}_d{}_h{}_kv{}{}", info.param.kv, info.param.head_dim, info.param.n_heads(),
+                                 info.param.n_kv_heads, info.param.key_policy ? "_policies" : "");
+  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryDevice, DeviceParity, testing::ValuesIn(kCases), case_name);
+
+// One token beside thousands, decoding and in chunks.
+TEST(DeviceParityRagged, LongBesideShort) {
+  for_each_family({"kivi2", 64, 1, 4}, 2, 6000, [](Lockstep& lockstep) {
+    lockstep.step({1, 5000}, Numbers::kLoud);
+    lockstep.step({1, 1}, Numbers::kPeaked);
+    lockstep.step({5, 33}, Numbers::kLoud);
+  });
+}
+
+// More sequences than a block looks at in one go.
+TEST(DeviceParityRagged, ManySequences) {
+  constexpr int kSequences = 70;
+  std::vector<int> prompts(kSequences);
+  for (int b = 0; b < kSequences; ++b) prompts[b] = b * 7 % 41;
+  const std::vector<int> ones(kSequences, 1);
+  for_each_family({"kivi2:residual=32", 64, 1, 1}, kSequences, 256, [&](Lockstep& lockstep) {
+    lockstep.step(prompts, Numbers::kLoud, true);
+    lockstep.step(ones, Numbers::kPeaked);
+  });
+}
+
+}  // namespace
+}  // namespace kivi::parity

@@ -1,0 +1,223 @@
+// What the CUDA kernels take the words of a page for, enumerated on the host against the layout's index functions.
+#include "backend/cuda/kernels/fragment_words.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "backend/cuda/kernels/expand_page.h"
+#include "format/page_layout.h"
+#include "format/quantise.h"
+
+namespace kivi::cuda {
+namespace {
+
+using format::PageLayout;
+
+constexpr int kBits[] = {2, 4, 8};
+constexpr int kHeadDims[] = {32, 64, 96, 128, 160, 192, 224, 256};
+
+PageLayout layout_of(int head_dim, int bits, int group = 32) {
+  PageLayout layout{1, head_dim, bits, bits, group, group, format::CodeOrder::kFragment};
+  while (head_dim % layout.value_group != 0) layout.value_group /= 2;
+  return layout;
+}
+
+// Calls run(with the number of bits as a constant).
+template <typename Run>
+void with_bits(int bits, Run run) {
+  if (bits == 2) run(std::integral_constant<int, 2>());
+  if (bits == 4) run(std::integral_constant<int, 4>());
+  if (bits == 8) run(std::integral_constant<int, 8>());
+}
+
+TEST(FragmentWords, AWordBelongsToOneStretchOfTokens) {
+  for (const int bits : kBits) {
+    for (const int head_dim : kHeadDims) {
+      const PageLayout layout = layout_of(head_dim, bits);
+      const int stretch = exclusive_tokens(head_dim, bits);
+      const int n_words = words_of_tokens(stretch, head_dim, bits);
+      bool shared = false;  // by the two halves of a stretch of 64
+      std::vector<int> owner(words_of_tokens(format::kPageTokens, head_dim, bits), -1);
+      for (int token = 0; token < format::kPageTokens; ++token) {
+        for (int channel = 0; channel < head_dim; ++channel) {
+          EXPECT_EQ(layout.key_code(token, channel).word / n_words, token / stretch);
+          EXPECT_EQ(layout.value_code(token, channel).word / n_words, token / stretch);
+          int& half = owner[layout.key_code(token, channel).word];
+          shared |= half >= 0 && half != token / 32;
+          half = token / 32;
+        }
+      }
+      EXPECT_EQ(shared, stretch == 64) << "head_dim " << head_dim << " bits " << bits;
+    }
+  }
+}
+
+// Tokens first .. end - 1 of a page written through words: exactly their codes change, each word once.
+template <int Bits>
+void expect_words_write(int head_dim, int first, int end) {
+  SCOPED_TRACE(testing::Message() << "head_dim " << head_dim << " bits " << Bits << " tokens " << first << " " << end);
+  const PageLayout layout = layout_of(head_dim, Bits);
+  std::mt19937 random(first * 1000 + end);
+  std::vector<uint32_t> codes(format::kPageTokens * head_dim);
+  for (uint32_t& code : codes) code = random() & format::max_code(Bits);
+  const auto code_of = [&](int token, int channel) {
+    EXPECT_TRUE(token >= first && token < end);
+    return codes[token * head_dim + channel];
+  };
+  std::vector<uint32_t> keys(words_of_tokens(format::kPageTokens, head_dim, Bits));
+  for (uint32_t& word : keys) word = static_cast<uint32_t>(random());
+  std::vector<uint32_t> values = keys;
+  std::vector<uint32_t> wanted_keys = keys;
+  std::vector<uint32_t> wanted_values = keys;
+  for (int token = first; token < end; ++token) {
+    for (int channel = 0; channel < head_dim; ++channel) {
+      const auto set = [&](std::vector<uint32_t>& words, format::CodePlace at) {
+        words[at.word] &= ~(format::max_code(Bits) << (Bits * at.place));
+        words[at.word] = format::with_code(words[at.word], at.place, Bits, codes[token * head_dim + channel]);
+      };
+      set(wanted_keys, layout.key_code(token, channel));
+      set(wanted_values, layout.value_code(token, channel));
+    }
+  }
+  for (size_t word = 0; word < keys.size(); ++word) {
+    keys[word] = key_word<Bits>(static_cast<int>(word), head_dim, first, end, code_of).apply(keys[word]);
+    values[word] = value_word<Bits>(static_cast<int>(word), head_dim, first, end, code_of).apply(values[word]);
+  }
+  EXPECT_EQ(keys, wanted_keys);
+  EXPECT_EQ(values, wanted_values);
+}
+
+TEST(FragmentWords, WordsWriteTheirTokensAndNoOthers) {
+  for (const int head_dim : kHeadDims) {
+    for (const int bits : kBits) {
+      with_bits(bits, [&](auto constant) {
+        constexpr int kWidth = decltype(constant)::value;
+        expect_words_write<kWidth>(head_dim, 0, 128);
+        expect_words_write<kWidth>(head_dim, 32, 64);
+        expect_words_write<kWidth>(head_dim, 77, 78);
+        expect_words_write<kWidth>(head_dim, 5, 111);
+      });
+    }
+  }
+}
+
+TEST(FragmentWords, TheWordsOfAValue) {
+  for (const int head_dim : kHeadDims) {
+    for (const int bits : kBits) {
+      const PageLayout layout = layout_of(head_dim, bits);
+      const int stretch = exclusive_tokens(head_dim, bits);
+      const int n_words = words_of_tokens(stretch, head_dim, bits);
+      for (int token = 0; token < format::kPageTokens; ++token) {
+        std::set<int64_t> words;
+        for (int i = 0; i < n_words / 8; ++i) words.insert(token / stretch * n_words + word_of_value(token, i));
+        EXPECT_EQ(words.size(), n_words / 8);
+        for (int channel = 0; channel < head_dim; ++channel) {
+          EXPECT_TRUE(words.contains(layout.value_code(token, channel).word));
+        }
+      }
+    }
+  }
+}
+
+// ---- Expanding half a page ----
+
+void copy(const Strips& strips, const std::byte* block, std::byte* staged) {
+  for (int i = 0; i < strips.n; ++i) {
+    ASSERT_EQ(strips.bytes % 16 + strips.from % 16 + strips.to % 16 + strips.stride % 16, 0);
+    std::copy_n(block + strips.from + i * strips.stride, strips.bytes, staged + strips.to + i * strips.bytes);
+  }
+}
+
+float half_at(const std::vector<std::byte>& block, int64_t base, int64_t index) {
+  return to_float(reinterpret_cast<const Half*>(block.data() + base)[index]);
+}
+
+template <typename T>
+T rounded(float x) {
+  if constexpr (std::is_same_v<T, Half>) {
+    return to_half(x);
+  } else {
+    return to_bfloat16(x);
+  }
+}
+
+template <typename T, int kHeadDim, int Bits>
+void expect_expanded(const PageLayout& layout, bool keys, int half, int n_tokens) {
+  SCOPED_TRACE(testing::Message() << "head_dim " << kHeadDim << " bits " << Bits << " group " << layout.key_group
+                                  << (keys ? " keys" : " values") << " half " << half << " tokens " << n_tokens);
+  constexpr int kPitch = kHeadDim + 8;
+  std::mt19937 random(n_tokens);
+  std::vector<std::byte> block(layout.block_bytes());
+  for (auto* half_word = reinterpret_cast<Half*>(block.data());
+       half_word < reinterpret_cast<Half*>(block.data() + block.size()); ++half_word) {
+    half_word->bits = static_cast<uint16_t>(random() & 0xBFFF);  // also a scale or a zero: below 2, no NaN
+  }
+  const HalfPage parts = keys ? key_half_page(layout, half) : value_half_page(layout, half);
+  std::vector<std::byte> staged(parts.bytes());
+  for (const Strips& strips : {parts.codes, parts.scales, parts.zeros}) copy(strips, block.data(), staged.data());
+  std::vector<T> rows(kHalfPage * kPitch, T{0xEEEE});
+  std::vector<T> wanted = rows;
+  for (int item = 0; item < expand_items(kHeadDim); ++item) {
+    if (keys) {
+      expand_keys<T, kHeadDim, Bits>(item, staged.data(), parts, layout.key_group, n_tokens, rows.data(), kPitch);
+    } else {
+      expand_values<T, kHeadDim, Bits>(item, staged.data(), parts, layout.value_group, n_tokens, rows.data(), kPitch);
+    }
+  }
+  for (int i = 0; i < n_tokens; ++i) {
+    const int token = half * kHalfPage + i;
+    for (int channel = 0; channel < kHeadDim; ++channel) {
+      const format::CodePlace at = keys ? layout.key_code(token, channel) : layout.value_code(token, channel);
+      const int64_t param = keys ? layout.key_param(token, channel) : layout.value_param(token, channel);
+      const auto* words =
+          reinterpret_cast<const uint32_t*>(block.data() + (keys ? layout.key_codes() : layout.value_codes()));
+      const float x = format::dequantise(format::code_at(words[at.word], at.place, Bits),
+                                         half_at(block, keys ? layout.key_scales() : layout.value_scales(), param),
+                                         half_at(block, keys ? layout.key_zeros() : layout.value_zeros(), param));
+      wanted[i * kPitch + channel] = rounded<T>(x);
+    }
+  }
+  EXPECT_TRUE(rows == wanted);
+}
+
+template <typename T, int kHeadDim, int Bits>
+void expect_all_expanded() {
+  for (const int group : {32, 64, 128}) {
+    const PageLayout layout = layout_of(kHeadDim, Bits, group);
+    for (const bool keys : {true, false}) {
+      expect_expanded<T, kHeadDim, Bits>(layout, keys, 0, 64);
+      expect_expanded<T, kHeadDim, Bits>(layout, keys, 1, 64);
+      expect_expanded<T, kHeadDim, Bits>(layout, keys, 1, 32);
+      expect_expanded<T, kHeadDim, Bits>(layout, keys, 0, 19);
+    }
+  }
+}
+
+TEST(ExpandPage, HalvesOfPagesBecomeRows) {
+  for (const int bits : kBits) {
+    with_bits(bits, [](auto constant) {
+      constexpr int kWidth = decltype(constant)::value;
+      expect_all_expanded<Half, 64, kWidth>();
+      expect_all_expanded<Half, 96, kWidth>();
+      expect_all_expanded<Half, 128, kWidth>();
+      expect_all_expanded<Half, 256, kWidth>();
+      expect_all_expanded<BFloat16, 128, kWidth>();
+    });
+  }
+}
+
+TEST(ExpandPage, CodesBecomeFloatsExactly) {
+  for (uint32_t code = 0; code < 256; ++code) EXPECT_EQ(code_to_float(code), static_cast<float>(code));
+}
+
+// The largest number of a group can round up to beyond binary16.
+TEST(ExpandPage, NothingBecomesInfinite) {
+  EXPECT_EQ(pack_stored<Half>(65536.0F, -65504.0F), 0xFBFF7BFFU);
+}
+
+}  // namespace
+}  // namespace kivi::cuda
