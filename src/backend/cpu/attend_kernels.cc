@@ -15,6 +15,7 @@
 #include "backend/cpu/targets.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/attend_kernels.cc"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -29,6 +30,7 @@ using DU = hn::RebindToUnsigned<DF>;
 using VF = hn::Vec<DF>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(DF()));
 constexpr int kHeadBlock = 4;  // query heads that share one pass over the codes
+constexpr int kPart = 32;      // tokens of packed values between two requests for memory
 
 HWY_INLINE VF load_halves(const Half* from) {
   const hn::Rebind<hwy::float16_t, DF> dh;
@@ -73,6 +75,23 @@ HWY_INLINE constexpr int place_of(int code) {
   return 2 * kLanes % (32 / kBits) == 0 ? 0 : code % (32 / kBits);
 }
 
+// Asks for a range of memory in n_steps steps of about the same size.
+class AskAhead {
+ public:
+  AskAhead(const ByteRange& range, int64_t n_steps)
+      : line_(range.data), due_(range.data), step_bytes_((range.size + n_steps - 1) / n_steps) {}
+  HWY_INLINE void step() {
+    due_ += step_bytes_;
+    for (; line_ < due_; line_ += kLineBytes) hwy::Prefetch(line_);
+  }
+
+ private:
+  static constexpr int kLineBytes = 64;
+  const std::byte* line_;
+  const std::byte* due_;
+  int64_t step_bytes_;
+};
+
 // Calls body(integral_constant) for kHeads = n in 1..kHeadBlock, and for the bit widths.
 template <typename Body>
 HWY_INLINE void with_heads(int n, Body body) {
@@ -87,6 +106,10 @@ HWY_INLINE void with_heads(int n, Body body) {
       return body(std::integral_constant<int, 4>());
   }
 }
+// How often n query heads make a kernel pass over its codes or rows.
+HWY_INLINE int n_passes(int n_heads) {
+  return (n_heads + kHeadBlock - 1) / kHeadBlock;
+}
 template <typename Body>
 HWY_INLINE void with_bits(int bits, Body body) {
   switch (bits) {
@@ -99,34 +122,52 @@ HWY_INLINE void with_bits(int bits, Body body) {
   }
 }
 
-// scores of kVectors * kLanes tokens: acc[h] += qs_h[c] * code over all channels. The tokens' codes start at place
-// `first` of `words` in channel 0.
-template <int kBits, int kHeads, int kVectors>
-HWY_INLINE void score_codes(const uint32_t* words, int first, int words_per_channel, int head_dim, const float* qs,
-                            const float* bias, float* scores) {
+// Passes sum over i < n of weights_h[i] * code_i to store(h, v, sum), for kVectors vectors of codes and kHeads rows of
+// weights. The codes of step i start at place `first` of words + i * stride.
+template <int kBits, int kHeads, int kVectors, typename Store>
+HWY_INLINE void sum_codes(const uint32_t* words, int first, int stride, int n, const float* weights, int weights_stride,
+                          Store store) {
+  // A multiply-add takes four cycles and two start in one: odd steps have sums of their own where registers allow.
+  constexpr int kChains = kLanes == 16 && kHeads * kVectors <= 6 ? 2 : 1;
   const DF d;
-  VF acc[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::Zero(d);
-  }
-  for (int c = 0; c < head_dim; ++c, words += words_per_channel) {
-    VF code[kVectors];
-    for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, first + v * kLanes);
-    for (int h = 0; h < kHeads; ++h) {
-      const VF q = hn::Set(d, qs[h * head_dim + c]);
-      for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::MulAdd(q, code[v], acc[h][v]);
+  VF acc[kChains][kHeads][kVectors];
+  for (auto& chain : acc) {
+    for (auto& row : chain) {
+      for (VF& sum : row) sum = hn::Zero(d);
     }
   }
-  // The bias comes last: it is the end of a long chain that the loop need not wait for.
+  const auto step = [&](VF(&sums)[kHeads][kVectors], int i) HWY_ATTR {
+    VF code[kVectors];
+    for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words + int64_t{i} * stride, first + v * kLanes);
+    for (int h = 0; h < kHeads; ++h) {
+      const VF weight = hn::Set(d, weights[h * weights_stride + i]);
+      for (int v = 0; v < kVectors; ++v) sums[h][v] = hn::MulAdd(weight, code[v], sums[h][v]);
+    }
+  };
+  int i = 0;
+  for (; i + kChains <= n; i += kChains) {
+    for (int chain = 0; chain < kChains; ++chain) step(acc[chain], i + chain);
+  }
+  if (i < n) step(acc[0], i);
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) {
-      hn::StoreU(hn::Add(acc[h][v], hn::Set(d, bias[h])), d, scores + h * kTile + v * kLanes);
+      store(h, v, kChains == 2 ? hn::Add(acc[0][h][v], acc[kChains - 1][h][v]) : acc[0][h][v]);
     }
   }
 }
 
+// Calls body(integral_constant kVectors, offset) for the stretches of a group of n codes.
+template <typename Body>
+HWY_INLINE void for_each_vectors(int n, Body body) {
+  int i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) body(std::integral_constant<int, 2>(), i);
+  if constexpr (kLanes > 8) {  // a group of an odd number of vectors
+    if (i < n) body(std::integral_constant<int, 1>(), i);
+  }
+}
+
 template <int kBits, int kHeads>
-void score_groups(const PackedRows& keys, const float* q, float* qs, float* scores) {
+void score_groups(const PackedRows& keys, const float* q, float* qs, float* scores, AskAhead& ahead) {
   const DF d;
   const format::PageLayout& layout = *keys.layout;
   const int head_dim = layout.head_dim;
@@ -149,38 +190,39 @@ void score_groups(const PackedRows& keys, const float* q, float* qs, float* scor
     float bias[kHeads];
     for (int h = 0; h < kHeads; ++h) bias[h] = hn::GetLane(hn::SumOfLanes(d, sum[h]));
 
+    ahead.step();
+
     const auto* words = reinterpret_cast<const uint32_t*>(keys.block + layout.key_codes()) +
                         int64_t{group} * head_dim * words_per_channel;
-    int token = 0;
-    for (; token + 2 * kLanes <= layout.key_group; token += 2 * kLanes) {
-      score_codes<kBits, kHeads, 2>(words + token * kBits / 32, place_of<kBits>(token), words_per_channel, head_dim, qs,
-                                    bias, scores + done + token);
-    }
-    if constexpr (kLanes > 8) {  // a group of 16 tokens
-      for (; token < layout.key_group; token += kLanes) {
-        score_codes<kBits, kHeads, 1>(words + token * kBits / 32, place_of<kBits>(token), words_per_channel, head_dim,
-                                      qs, bias, scores + done + token);
-      }
-    }
+    for_each_vectors(layout.key_group, [&](auto vectors, int token) {
+      sum_codes<kBits, kHeads, vectors()>(words + token * kBits / 32, place_of<kBits>(token), words_per_channel,
+                                          head_dim, qs, head_dim, [&](int h, int v, VF dot) {
+                                            hn::StoreU(hn::Add(dot, hn::Set(d, bias[h])), d,
+                                                       scores + h * kTile + done + token + v * kLanes);
+                                          });
+    });
   }
 }
 
 void packed_scores(const PackedRows& keys, const QueryRows& q, float* scratch, float* scores) {
   const int head_dim = keys.layout->head_dim;
+  AskAhead ahead(keys.next, int64_t{n_passes(q.n)} * keys.n / keys.layout->key_group);
   with_bits(keys.layout->key_bits, [&](auto bits) {
     for (int h = 0; h < q.n; h += kHeadBlock) {
       with_heads(q.n - h, [&](auto heads) {
-        score_groups<bits(), heads()>(keys, q.data + int64_t{h} * head_dim, scratch, scores + int64_t{h} * kTile);
+        score_groups<bits(), heads()>(keys, q.data + int64_t{h} * head_dim, scratch, scores + int64_t{h} * kTile,
+                                      ahead);
       });
     }
   });
 }
 
 template <int kHeads>
-void score_half_rows(const HalfRows& keys, const float* q, float* scores) {
+void score_half_rows(const HalfRows& keys, const float* q, float* scores, AskAhead& ahead) {
   const DF d;
   for (int i = 0; i < keys.n; ++i) {
     const Half* key = keys.data + i * keys.stride;
+    ahead.step();
     VF acc[kHeads];
     for (int h = 0; h < kHeads; ++h) acc[h] = hn::Zero(d);
     for (int c = 0; c < keys.head_dim; c += kLanes) {
@@ -192,9 +234,10 @@ void score_half_rows(const HalfRows& keys, const float* q, float* scores) {
 }
 
 void half_scores(const HalfRows& keys, const QueryRows& q, float* scores) {
+  AskAhead ahead(keys.next, int64_t{n_passes(q.n)} * keys.n);
   for (int h = 0; h < q.n; h += kHeadBlock) {
     with_heads(q.n - h, [&](auto heads) {
-      score_half_rows<heads()>(keys, q.data + int64_t{h} * keys.head_dim, scores + int64_t{h} * kTile);
+      score_half_rows<heads()>(keys, q.data + int64_t{h} * keys.head_dim, scores + int64_t{h} * kTile, ahead);
     });
   }
 }
@@ -229,33 +272,8 @@ void softmax_step(float* scores, int n, int n_padded, int head_dim, float* maxim
   *total += hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
-// out_h += ps_h[t] * code over n tokens, for kVectors * kLanes channels. The channels' codes start at place `first` of
-// `words` in the first token.
-template <int kBits, int kHeads, int kVectors>
-HWY_INLINE void sum_codes(const uint32_t* words, int first, int words_per_token, int n, int head_dim, const float* ps,
-                          const float* bias, float* out) {
-  const DF d;
-  VF acc[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::LoadU(d, out + h * head_dim + v * kLanes);
-  }
-  for (int t = 0; t < n; ++t, words += words_per_token) {
-    VF code[kVectors];
-    for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, first + v * kLanes);
-    for (int h = 0; h < kHeads; ++h) {
-      const VF p = hn::Set(d, ps[h * kTile + t]);
-      for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::MulAdd(p, code[v], acc[h][v]);
-    }
-  }
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) {
-      hn::StoreU(hn::Add(acc[h][v], hn::Set(d, bias[h])), d, out + h * head_dim + v * kLanes);
-    }
-  }
-}
-
 template <int kBits, int kHeads>
-void sum_groups(const PackedRows& values, const float* p, float* ps, float* out) {
+void sum_groups(const PackedRows& values, const float* p, float* ps, float* out, AskAhead& ahead) {
   const DF d;
   const format::PageLayout& layout = *values.layout;
   const int words_per_token = layout.words_per_value_row();
@@ -286,34 +304,38 @@ void sum_groups(const PackedRows& values, const float* p, float* ps, float* out)
       }
     }
 
-    const int end = (group + 1) * layout.value_group;
-    int c = group * layout.value_group;
-    for (; c + 2 * kLanes <= end; c += 2 * kLanes) {
-      sum_codes<kBits, kHeads, 2>(row + c * kBits / 32, place_of<kBits>(c), words_per_token, values.n, layout.head_dim,
-                                  ps, bias, out + c);
-    }
-    if constexpr (kLanes > 8) {  // a group of an odd number of vectors
-      for (; c < end; c += kLanes) {
-        sum_codes<kBits, kHeads, 1>(row + c * kBits / 32, place_of<kBits>(c), words_per_token, values.n,
-                                    layout.head_dim, ps, bias, out + c);
-      }
+    for (int from = 0; from < values.n; from += kPart) {
+      ahead.step();
+      const int n = std::min(kPart, values.n - from);
+      const bool last = from + n == values.n;
+      for_each_vectors(layout.value_group, [&](auto vectors, int channel) {
+        const int c = group * layout.value_group + channel;
+        sum_codes<kBits, kHeads, vectors()>(row + from * words_per_token + c * kBits / 32, place_of<kBits>(c),
+                                            words_per_token, n, ps + from, kTile, [&](int h, int v, VF dot) {
+                                              float* to = out + h * layout.head_dim + c + v * kLanes;
+                                              if (last) dot = hn::Add(dot, hn::Set(d, bias[h]));
+                                              hn::StoreU(hn::Add(hn::LoadU(d, to), dot), d, to);
+                                            });
+      });
     }
   }
 }
 
 void packed_values(const PackedRows& values, const float* p, int n_heads, float* scratch, float* out) {
+  const int n_parts = values.layout->value_groups() * ((values.n + kPart - 1) / kPart);
+  AskAhead ahead(values.next, int64_t{n_passes(n_heads)} * n_parts);
   with_bits(values.layout->value_bits, [&](auto bits) {
     for (int h = 0; h < n_heads; h += kHeadBlock) {
       with_heads(n_heads - h, [&](auto heads) {
-        sum_groups<bits(), heads()>(values, p + int64_t{h} * kTile, scratch,
-                                    out + int64_t{h} * values.layout->head_dim);
+        sum_groups<bits(), heads()>(values, p + int64_t{h} * kTile, scratch, out + int64_t{h} * values.layout->head_dim,
+                                    ahead);
       });
     }
   });
 }
 
 template <int kHeads, int kVectors>
-HWY_INLINE void sum_half_rows(const HalfRows& values, int channel, const float* p, float* out) {
+HWY_INLINE void sum_half_rows(const HalfRows& values, int channel, const float* p, float* out, AskAhead& ahead) {
   const DF d;
   VF acc[kHeads][kVectors];
   for (int h = 0; h < kHeads; ++h) {
@@ -321,6 +343,7 @@ HWY_INLINE void sum_half_rows(const HalfRows& values, int channel, const float* 
   }
   for (int i = 0; i < values.n; ++i) {
     const Half* value = values.data + i * values.stride + channel;
+    ahead.step();
     VF x[kVectors];
     for (int v = 0; v < kVectors; ++v) x[v] = load_halves(value + v * kLanes);
     for (int h = 0; h < kHeads; ++h) {
@@ -334,13 +357,15 @@ HWY_INLINE void sum_half_rows(const HalfRows& values, int channel, const float* 
 }
 
 void half_values(const HalfRows& values, const float* p, int n_heads, float* out) {
+  const int columns = (values.head_dim + 2 * kLanes - 1) / (2 * kLanes);
+  AskAhead ahead(values.next, int64_t{n_passes(n_heads)} * columns * values.n);
   for (int h = 0; h < n_heads; h += kHeadBlock) {
     with_heads(n_heads - h, [&](auto heads) {
       const float* weights = p + int64_t{h} * kTile;
       float* rows = out + int64_t{h} * values.head_dim;
-      int c = 0;
-      for (; c + 2 * kLanes <= values.head_dim; c += 2 * kLanes) sum_half_rows<heads(), 2>(values, c, weights, rows);
-      for (; c < values.head_dim; c += kLanes) sum_half_rows<heads(), 1>(values, c, weights, rows);
+      for_each_vectors(values.head_dim, [&](auto vectors, int c) {
+        sum_half_rows<heads(), vectors()>(values, c, weights, rows, ahead);
+      });
     });
   }
 }

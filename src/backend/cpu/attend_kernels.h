@@ -14,12 +14,20 @@ namespace kivi::cpu {
 
 inline constexpr int kTile = format::kPageTokens;
 
+// Memory that is read soon after, which kernels ask for bit by bit as they go: a processor drops requests that come in
+// a burst, and looks ahead by itself only inside a block of memory, not from one page of the cache to the next.
+struct ByteRange {
+  const std::byte* data = nullptr;
+  int64_t size = 0;
+};
+
 // Rows of a packed page: tokens first .. first + n - 1 of it.
 struct PackedRows {
   const format::PageLayout* layout;
   const std::byte* block;  // of one KV head
   int first;               // keys: at the start of a group
   int n;                   // keys: whole groups
+  ByteRange next;          // the same side of the next page
 };
 
 // 16-bit rows: n tokens of head_dim binary16 numbers, `stride` numbers apart.
@@ -27,7 +35,8 @@ struct HalfRows {
   const Half* data;
   int64_t stride;
   int n;
-  int head_dim;  // a multiple of 16
+  int head_dim;    // a multiple of 16
+  ByteRange next;  // as many rows, a tile further on
 };
 
 // Query heads that share a KV head.
