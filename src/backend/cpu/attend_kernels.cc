@@ -164,40 +164,53 @@ HWY_INLINE void for_each_vectors(int n, Body body) {
   }
 }
 
+// For n codes that have scales and zeros of their own and are weighted by rows of x: scaled_h[i] = x_h[i] * scale[i],
+// and bias[h] = sum of x_h[i] * zero[i]. Rows are `stride` apart.
+template <int kHeads>
+HWY_INLINE void fold_params(const Half* scales, const Half* zeros, int n, const float* x, int stride, float* scaled,
+                            float* bias) {
+  const DF d;
+  VF sum[kHeads];
+  for (VF& row : sum) row = hn::Zero(d);
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const VF scale = load_halves(scales + i);
+    const VF zero = load_halves(zeros + i);
+    for (int h = 0; h < kHeads; ++h) {
+      const VF weight = hn::LoadU(d, x + h * stride + i);
+      hn::StoreU(hn::Mul(weight, scale), d, scaled + h * stride + i);
+      sum[h] = hn::MulAdd(weight, zero, sum[h]);
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) bias[h] = hn::GetLane(hn::SumOfLanes(d, sum[h]));
+  for (; i < n; ++i) {
+    for (int h = 0; h < kHeads; ++h) {
+      scaled[h * stride + i] = x[h * stride + i] * to_float(scales[i]);
+      bias[h] += x[h * stride + i] * to_float(zeros[i]);
+    }
+  }
+}
+
 template <int kBits, int kHeads>
 void score_groups(const PackedRows& keys, const float* q, float* qs, float* scores, AskAhead& ahead) {
   const DF d;
   const format::PageLayout& layout = *keys.layout;
   const int head_dim = layout.head_dim;
-  const int words_per_channel = layout.words_per_key_group();
   for (int done = 0; done < keys.n; done += layout.key_group) {
-    const int group = (keys.first + done) / layout.key_group;
-    const Half* scales = reinterpret_cast<const Half*>(keys.block + layout.key_scales()) + group * head_dim;
-    const Half* zeros = reinterpret_cast<const Half*>(keys.block + layout.key_zeros()) + group * head_dim;
-    VF sum[kHeads];
-    for (int h = 0; h < kHeads; ++h) sum[h] = hn::Zero(d);
-    for (int c = 0; c < head_dim; c += kLanes) {
-      const VF scale = load_halves(scales + c);
-      const VF zero = load_halves(zeros + c);
-      for (int h = 0; h < kHeads; ++h) {
-        const VF query = hn::LoadU(d, q + h * head_dim + c);
-        hn::StoreU(hn::Mul(query, scale), d, qs + h * head_dim + c);
-        sum[h] = hn::MulAdd(query, zero, sum[h]);
-      }
-    }
+    const int64_t param = layout.key_param(keys.first + done, 0);
+    const auto* scales = reinterpret_cast<const Half*>(keys.block + layout.key_scales()) + param;
+    const auto* zeros = reinterpret_cast<const Half*>(keys.block + layout.key_zeros()) + param;
     float bias[kHeads];
-    for (int h = 0; h < kHeads; ++h) bias[h] = hn::GetLane(hn::SumOfLanes(d, sum[h]));
-
+    fold_params<kHeads>(scales, zeros, head_dim, q, head_dim, qs, bias);
     ahead.step();
-
-    const auto* words = reinterpret_cast<const uint32_t*>(keys.block + layout.key_codes()) +
-                        int64_t{group} * head_dim * words_per_channel;
+    const auto* words =
+        reinterpret_cast<const uint32_t*>(keys.block + layout.key_codes()) + layout.key_code(keys.first + done, 0).word;
     for_each_vectors(layout.key_group, [&](auto vectors, int token) {
-      sum_codes<kBits, kHeads, vectors()>(words + token * kBits / 32, place_of<kBits>(token), words_per_channel,
-                                          head_dim, qs, head_dim, [&](int h, int v, VF dot) {
-                                            hn::StoreU(hn::Add(dot, hn::Set(d, bias[h])), d,
-                                                       scores + h * kTile + done + token + v * kLanes);
-                                          });
+      const auto store = [&](int h, int v, VF dot) HWY_ATTR {
+        hn::StoreU(hn::Add(dot, hn::Set(d, bias[h])), d, scores + h * kTile + done + token + v * kLanes);
+      };
+      sum_codes<kBits, kHeads, vectors()>(words + token * kBits / 32, place_of<kBits>(token),
+                                          layout.words_per_key_group(), head_dim, qs, head_dim, store);
     });
   }
 }
@@ -298,27 +311,8 @@ void sum_groups(const PackedRows& values, const float* p, float* ps, float* out,
     const int64_t param = int64_t{group} * format::kPageTokens + values.first;
     const Half* scales = reinterpret_cast<const Half*>(values.block + layout.value_scales()) + param;
     const Half* zeros = reinterpret_cast<const Half*>(values.block + layout.value_zeros()) + param;
-    VF sum[kHeads];
-    for (int h = 0; h < kHeads; ++h) sum[h] = hn::Zero(d);
-    int t = 0;
-    for (; t + kLanes <= values.n; t += kLanes) {
-      const VF scale = load_halves(scales + t);
-      const VF zero = load_halves(zeros + t);
-      for (int h = 0; h < kHeads; ++h) {
-        const VF weight = hn::LoadU(d, p + h * kTile + t);
-        hn::StoreU(hn::Mul(weight, scale), d, ps + h * kTile + t);
-        sum[h] = hn::MulAdd(weight, zero, sum[h]);
-      }
-    }
     float bias[kHeads];
-    for (int h = 0; h < kHeads; ++h) bias[h] = hn::GetLane(hn::SumOfLanes(d, sum[h]));
-    for (; t < values.n; ++t) {
-      for (int h = 0; h < kHeads; ++h) {
-        ps[h * kTile + t] = p[h * kTile + t] * to_float(scales[t]);
-        bias[h] += p[h * kTile + t] * to_float(zeros[t]);
-      }
-    }
-
+    fold_params<kHeads>(scales, zeros, values.n, p, kTile, ps, bias);
     for (int from = 0; from < values.n; from += kPart) {
       ahead.step();
       const int n = std::min(kPart, values.n - from);
