@@ -97,10 +97,10 @@ void decode_stretch(const AttendKernels& kernels, const Problem& problem, int64_
 
   // Every part is aligned to 64 bytes: a vector that straddles two lines costs twice.
   const int64_t partial_size = SoftmaxRows::size(n_heads, head_dim);
-  float* q = thread_scratch(n_heads * (head_dim + kTile) + 4 * std::max(head_dim, kTile) + partial_size);
+  float* q = thread_scratch(n_heads * (head_dim + kTile) + kMaxHeadBlock * std::max(head_dim, kTile) + partial_size);
   float* scores = q + n_heads * head_dim;
   float* scratch = scores + n_heads * kTile;
-  const SoftmaxRows rows(scratch + 4 * std::max(head_dim, kTile), n_heads, head_dim);
+  const SoftmaxRows rows(scratch + kMaxHeadBlock * std::max(head_dim, kTile), n_heads, head_dim);
   rows.clear();
   const float* query = &problem.q(problem.seq_begin(b), head * n_heads, 0);
   for (int i = 0; i < n_heads * head_dim; ++i) q[i] = query[i] * problem.softmax_scale;
@@ -148,8 +148,8 @@ void merge_stretches(const Problem& problem, int64_t b, int head, float* partial
 }
 
 // The new tokens first .. first + n - 1 of one sequence, with all query heads of one KV head.
-void prefill_block(const AttendKernels& kernels, const Problem& problem, int64_t b, int head, int64_t first,
-                   int64_t n) {
+void prefill_block(const AttendKernels& kernels, const TileKernels& tiles, const Problem& problem, int64_t b, int head,
+                   int64_t first, int64_t n) {
   const int head_dim = problem.head_dim;
   const int n_heads = problem.heads_per_kv;
   const int64_t n_rows = n * n_heads;  // row = query token * n_heads + head
@@ -172,22 +172,22 @@ void prefill_block(const AttendKernels& kernels, const Problem& problem, int64_t
   const Timeline values = problem.values(b, head);
   for_each_tile(problem.cache.key_policy.sinks, 0, n_past + first + n, [&](int64_t from, int64_t to) {
     keys.for_each_run(
-        from, to, [&](const PackedRows& run, int at) { kernels.packed_key_tile(run, key_tile + at); },
-        [&](const HalfRows& run, int at) { kernels.half_key_tile(run, key_tile + at); });
+        from, to, [&](const PackedRows& run, int at) { tiles.packed_key_tile(run, key_tile + at); },
+        [&](const HalfRows& run, int at) { tiles.half_key_tile(run, key_tile + at); });
     values.for_each_run(
         from, to,
-        [&](const PackedRows& run, int at) { kernels.packed_value_tile(run, value_tile + int64_t{at} * head_dim); },
-        [&](const HalfRows& run, int at) { kernels.half_value_tile(run, value_tile + int64_t{at} * head_dim); });
+        [&](const PackedRows& run, int at) { tiles.packed_value_tile(run, value_tile + int64_t{at} * head_dim); },
+        [&](const HalfRows& run, int at) { tiles.half_value_tile(run, value_tile + int64_t{at} * head_dim); });
     const auto n_tile = static_cast<int>(to - from);
     const int n_padded = (n_tile + 15) / 16 * 16;
-    kernels.matmul({n_rows, n_padded, head_dim, q, head_dim, key_tile, kTile, scores, kTile, false});
+    tiles.matmul({n_rows, n_padded, head_dim, q, head_dim, key_tile, kTile, scores, kTile, false});
     for (int64_t row = 0; row < n_rows; ++row) {
       const int64_t last = n_past + first + row / n_heads;  // the newest token that this query sees
       const auto n_seen = static_cast<int>(std::clamp<int64_t>(last + 1 - from, 0, n_tile));
       kernels.softmax_step(scores + row * kTile, n_seen, n_padded, head_dim, rows.maximum + row, rows.total + row,
                            rows.out + row * head_dim);
     }
-    kernels.matmul({n_rows, head_dim, n_tile, scores, kTile, value_tile, head_dim, rows.out, head_dim, true});
+    tiles.matmul({n_rows, head_dim, n_tile, scores, kTile, value_tile, head_dim, rows.out, head_dim, true});
   });
   for (int64_t i = 0; i < n; ++i) {
     float* out = &problem.out(problem.seq_begin(b) + first + i, head * n_heads, 0);
@@ -250,7 +250,7 @@ void Attention::run(const AttendArgs& args) {
       if (item.n == 0) {
         decode_stretch(kernels_, problem, item.b, item.head, item.first, partial_.data() + item.partial * partial_size);
       } else {
-        prefill_block(kernels_, problem, item.b, item.head, item.first, item.n);
+        prefill_block(kernels_, tiles_, problem, item.b, item.head, item.first, item.n);
       }
     }
   });

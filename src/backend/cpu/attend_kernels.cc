@@ -19,59 +19,12 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "backend/cpu/attend-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace kivi::cpu::HWY_NAMESPACE {
 
-namespace hn = hwy::HWY_NAMESPACE;
-using DF = hn::ScalableTag<float>;
-using DU = hn::RebindToUnsigned<DF>;
-using VF = hn::Vec<DF>;
-constexpr int kLanes = static_cast<int>(hn::MaxLanes(DF()));
-constexpr int kHeadBlock = 4;  // query heads that share one pass over the codes
-constexpr int kPart = 32;      // tokens of packed values between two requests for memory
-
-HWY_INLINE VF load_halves(const Half* from) {
-  const hn::Rebind<hwy::float16_t, DF> dh;
-  return hn::PromoteTo(DF(), hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(from)));
-}
-
-// Codes first .. first + kLanes - 1 of a run of words, as floats. `first` is a multiple of kLanes and known when
-// inlined.
-template <int kBits>
-HWY_INLINE VF load_codes(const uint32_t* words, int first) {
-  constexpr int kPerWord = 32 / kBits;
-  const DF d;
-  const DU du;
-  if constexpr (kBits == 8) {
-    const hn::Rebind<uint8_t, DF> d8;
-    const auto bytes = hn::LoadU(d8, reinterpret_cast<const uint8_t*>(words) + first);
-    return hn::ConvertTo(d, hn::PromoteTo(hn::RebindToSigned<DF>(), bytes));
-  } else {
-    auto word = hn::Set(du, words[first / kPerWord]);
-    if constexpr (kLanes > kPerWord) {
-      static_assert(kLanes == 2 * kPerWord);
-      word = hn::IfThenElse(hn::FirstN(du, kPerWord), word, hn::Set(du, words[first / kPerWord + 1]));
-    }
-    const auto lane = hn::And(hn::Iota(du, 0), hn::Set(du, kPerWord - 1));
-    const auto start = hn::Set(du, static_cast<uint32_t>(first % kPerWord));
-    const auto shifted = hn::Shr(word, hn::Mul(hn::Add(lane, start), hn::Set(du, kBits)));
-#if HWY_TARGET == HWY_AVX3
-    // The permutation reads the low four bits of each lane: a table look-up that masks and converts in one instruction.
-    alignas(64) static constexpr float kTable[2][16] = {{0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3},
-                                                        {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}};
-    return VF{_mm512_permutexvar_ps(shifted.raw, hn::Load(d, kTable[kBits / 4]).raw)};
-#else
-    const auto code = hn::And(shifted, hn::Set(du, format::max_code(kBits)));
-    return hn::ConvertTo(d, hn::BitCast(hn::RebindToSigned<DF>(), code));
-#endif
-  }
-}
-
-// Place in its word of a code that is a multiple of 2 * kLanes; 0, known at compile time, where that is whole words.
-template <int kBits>
-HWY_INLINE constexpr int place_of(int code) {
-  return 2 * kLanes % (32 / kBits) == 0 ? 0 : code % (32 / kBits);
-}
+constexpr int kPart = 32;  // tokens of packed values between two requests for memory
 
 // Asks for a range of memory in n_steps steps of about the same size.
 class AskAhead {
@@ -90,34 +43,27 @@ class AskAhead {
   int64_t step_bytes_;
 };
 
-// Calls body(integral_constant) for kHeads = n in 1..kHeadBlock, and for the bit widths.
-template <typename Body>
+// Query heads that share one pass over the codes: as many as there are registers for.
+constexpr int kHeadBlock = kLanes == 16 ? kMaxHeadBlock : 4;
+
+// Calls body(integral_constant) for n heads, or for kHeadBlock if there are more.
+template <int kHeads = 1, typename Body>
 HWY_INLINE void with_heads(int n, Body body) {
-  switch (n) {
-    case 1:
-      return body(std::integral_constant<int, 1>());
-    case 2:
-      return body(std::integral_constant<int, 2>());
-    case 3:
-      return body(std::integral_constant<int, 3>());
-    default:
-      return body(std::integral_constant<int, 4>());
+  if constexpr (kHeads < kHeadBlock) {
+    if (n > kHeads) return with_heads<kHeads + 1>(n, body);
   }
+  body(std::integral_constant<int, kHeads>());
 }
+
 // How often n query heads make a kernel pass over its codes or rows.
-HWY_INLINE int n_passes(int n_heads) {
+constexpr int n_passes(int n_heads) {
   return (n_heads + kHeadBlock - 1) / kHeadBlock;
 }
-template <typename Body>
-HWY_INLINE void with_bits(int bits, Body body) {
-  switch (bits) {
-    case 2:
-      return body(std::integral_constant<int, 2>());
-    case 4:
-      return body(std::integral_constant<int, 4>());
-    default:
-      return body(std::integral_constant<int, 8>());
-  }
+
+// Place in its word of a code that is a multiple of 2 * kLanes; 0, known at compile time, where that is whole words.
+template <int kBits>
+HWY_INLINE constexpr int place_of(int code) {
+  return 2 * kLanes % (32 / kBits) == 0 ? 0 : code % (32 / kBits);
 }
 
 // Passes sum over i < n of weights_h[i] * code_i to store(h, v, sum), for kVectors vectors of codes and kHeads rows of
@@ -379,113 +325,9 @@ void half_values(const HalfRows& values, const float* p, int n_heads, float* out
   }
 }
 
-void packed_key_tile(const PackedRows& keys, float* tile) {
-  const DF d;
-  const format::PageLayout& layout = *keys.layout;
-  with_bits(layout.key_bits, [&](auto bits) {
-    const auto* codes = reinterpret_cast<const uint32_t*>(keys.block + layout.key_codes());
-    for (int done = 0; done < keys.n; done += layout.key_group) {
-      for (int c = 0; c < layout.head_dim; ++c) {
-        const int64_t param = layout.key_param(keys.first + done, c);
-        const VF scale = hn::Set(d, to_float(reinterpret_cast<const Half*>(keys.block + layout.key_scales())[param]));
-        const VF zero = hn::Set(d, to_float(reinterpret_cast<const Half*>(keys.block + layout.key_zeros())[param]));
-        const uint32_t* words = codes + layout.key_code(keys.first + done, c).word;
-        for (int i = 0; i < layout.key_group; i += kLanes) {
-          hn::StoreU(hn::MulAdd(load_codes<bits()>(words, i), scale, zero), d, tile + int64_t{c} * kTile + done + i);
-        }
-      }
-    }
-  });
-}
-
-void half_key_tile(const HalfRows& keys, float* tile) {
-  const DF d;
-  alignas(64) float row[kLanes];
-  for (int i = 0; i < keys.n; ++i) {
-    for (int c = 0; c < keys.head_dim; c += kLanes) {
-      hn::Store(load_halves(keys.data + i * keys.stride + c), d, row);
-      for (int j = 0; j < kLanes; ++j) tile[int64_t{c + j} * kTile + i] = row[j];
-    }
-  }
-}
-
-void packed_value_tile(const PackedRows& values, float* tile) {
-  const DF d;
-  const format::PageLayout& layout = *values.layout;
-  with_bits(layout.value_bits, [&](auto bits) {
-    const auto* codes = reinterpret_cast<const uint32_t*>(values.block + layout.value_codes());
-    for (int i = 0; i < values.n; ++i) {
-      for (int c = 0; c < layout.head_dim; c += layout.value_group) {
-        const int64_t param = layout.value_param(values.first + i, c);
-        const VF scale =
-            hn::Set(d, to_float(reinterpret_cast<const Half*>(values.block + layout.value_scales())[param]));
-        const VF zero = hn::Set(d, to_float(reinterpret_cast<const Half*>(values.block + layout.value_zeros())[param]));
-        const uint32_t* words = codes + layout.value_code(values.first + i, c).word;
-        for (int j = 0; j < layout.value_group; j += kLanes) {
-          hn::StoreU(hn::MulAdd(load_codes<bits()>(words, j), scale, zero), d,
-                     tile + int64_t{i} * layout.head_dim + c + j);
-        }
-      }
-    }
-  });
-}
-
-void half_value_tile(const HalfRows& values, float* tile) {
-  const DF d;
-  for (int i = 0; i < values.n; ++i) {
-    for (int c = 0; c < values.head_dim; c += kLanes) {
-      hn::StoreU(load_halves(values.data + i * values.stride + c), d, tile + int64_t{i} * values.head_dim + c);
-    }
-  }
-}
-
-// kRows x kVectors outputs in registers, a broadcast against b's rows. Every output adds its products in the order of
-// k, whatever block it falls in.
-template <int kRows, int kVectors>
-HWY_INLINE void matmul_block(const AttendKernels::MatmulArgs& args, int64_t row, int64_t column) {
-  const DF d;
-  VF acc[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
-      acc[r][v] =
-          args.accumulate ? hn::LoadU(d, args.c + (row + r) * args.c_stride + column + v * kLanes) : hn::Zero(d);
-    }
-  }
-  const float* a = args.a + row * args.a_stride;
-  const float* b = args.b + column;
-  for (int64_t k = 0; k < args.k; ++k, b += args.b_stride) {
-    VF right[kVectors];
-    for (int v = 0; v < kVectors; ++v) right[v] = hn::LoadU(d, b + v * kLanes);
-    for (int r = 0; r < kRows; ++r) {
-      const VF left = hn::Set(d, a[r * args.a_stride + k]);
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(left, right[v], acc[r][v]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v)
-      hn::StoreU(acc[r][v], d, args.c + (row + r) * args.c_stride + column + v * kLanes);
-  }
-}
-
-template <int kVectors>
-HWY_INLINE void matmul_columns(const AttendKernels::MatmulArgs& args, int64_t column) {
-  constexpr int kRows = kLanes == 16 ? 6 : 4;  // as many accumulators as there are registers for
-  int64_t row = 0;
-  for (; row + kRows <= args.m; row += kRows) matmul_block<kRows, kVectors>(args, row, column);
-  for (; row < args.m; ++row) matmul_block<1, kVectors>(args, row, column);
-}
-
-void matmul(const AttendKernels::MatmulArgs& args) {
-  constexpr int kVectors = kLanes == 16 ? 4 : 2;
-  int64_t column = 0;
-  for (; column + kVectors * kLanes <= args.n; column += kVectors * kLanes) matmul_columns<kVectors>(args, column);
-  for (; column < args.n; column += kLanes) matmul_columns<1>(args, column);
-}
-
 const AttendKernels* table() {
   static constexpr AttendKernels kernels = {
-      packed_scores,   half_scores,   softmax_step,      packed_values,   half_values,
-      packed_key_tile, half_key_tile, packed_value_tile, half_value_tile, matmul,
+      packed_scores, half_scores, softmax_step, packed_values, half_values,
   };
   return &kernels;
 }
