@@ -66,6 +66,18 @@ HWY_INLINE constexpr int place_of(int code) {
   return 2 * kLanes % (32 / kBits) == 0 ? 0 : code % (32 / kBits);
 }
 
+// sums[h][v] += weights[h * weights_stride] * code, for kVectors vectors of codes from place `first` of words on.
+template <int kBits, int kHeads, int kVectors>
+HWY_INLINE void add_codes(const uint32_t* words, int first, const float* weights, int weights_stride,
+                          VF (&sums)[kHeads][kVectors]) {
+  VF code[kVectors];
+  for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, first + v * kLanes);
+  for (int h = 0; h < kHeads; ++h) {
+    const VF weight = hn::Set(DF(), weights[h * weights_stride]);
+    for (int v = 0; v < kVectors; ++v) sums[h][v] = hn::MulAdd(weight, code[v], sums[h][v]);
+  }
+}
+
 // Passes sum over i < n of weights_h[i] * code_i to store(h, v, sum), for kVectors vectors of codes and kHeads rows of
 // weights. The codes of step i start at place `first` of words + i * stride.
 template <int kBits, int kHeads, int kVectors, typename Store>
@@ -73,29 +85,23 @@ HWY_INLINE void sum_codes(const uint32_t* words, int first, int stride, int n, c
                           Store store) {
   // A multiply-add takes four cycles and two start in one: odd steps have sums of their own where registers allow.
   constexpr int kChains = kLanes == 16 && kHeads * kVectors <= 6 ? 2 : 1;
-  const DF d;
-  VF acc[kChains][kHeads][kVectors];
-  for (auto& chain : acc) {
+  VF sums[kChains][kHeads][kVectors];
+  for (auto& chain : sums) {
     for (auto& row : chain) {
-      for (VF& sum : row) sum = hn::Zero(d);
+      for (VF& sum : row) sum = hn::Zero(DF());
     }
   }
-  const auto step = [&](VF(&sums)[kHeads][kVectors], int i) HWY_ATTR {
-    VF code[kVectors];
-    for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words + int64_t{i} * stride, first + v * kLanes);
-    for (int h = 0; h < kHeads; ++h) {
-      const VF weight = hn::Set(d, weights[h * weights_stride + i]);
-      for (int v = 0; v < kVectors; ++v) sums[h][v] = hn::MulAdd(weight, code[v], sums[h][v]);
-    }
-  };
   int i = 0;
   for (; i + kChains <= n; i += kChains) {
-    for (int chain = 0; chain < kChains; ++chain) step(acc[chain], i + chain);
+    for (int chain = 0; chain < kChains; ++chain)
+      add_codes<kBits>(words + int64_t{i + chain} * stride, first, weights + i + chain, weights_stride, sums[chain]);
   }
-  if (i < n) step(acc[0], i);
+  if constexpr (kChains > 1) {
+    if (i < n) add_codes<kBits>(words + int64_t{i} * stride, first, weights + i, weights_stride, sums[0]);
+  }
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) {
-      store(h, v, kChains == 2 ? hn::Add(acc[0][h][v], acc[kChains - 1][h][v]) : acc[0][h][v]);
+      store(h, v, kChains > 1 ? hn::Add(sums[0][h][v], sums[kChains - 1][h][v]) : sums[0][h][v]);
     }
   }
 }
