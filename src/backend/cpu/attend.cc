@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cpu/scratch.h"
 #include "backend/cpu/timeline.h"
 #include "core/parallel.h"
 
@@ -63,17 +64,20 @@ void for_each_tile(int64_t sinks, int64_t begin, int64_t end, Visit visit) {
   }
 }
 
-// Online softmax of some rows: per row a maximum, a total, and the weighted sum of values so far.
+// Online softmax of some rows: per row the weighted sum of values so far, a maximum, and a total.
 struct SoftmaxRows {
-  SoftmaxRows(float* memory, int64_t n, int head_dim) : maximum(memory), total(memory + n), out(memory + 2 * n) {
+  SoftmaxRows(float* memory, int64_t n_rows, int head_dim)
+      : n(n_rows), out(memory), maximum(memory + n * head_dim), total(maximum + n) {}
+  static int64_t size(int64_t n, int head_dim) { return n * (head_dim + 2); }
+  void clear() const {
+    std::fill(out, maximum, 0.0F);
     std::fill_n(maximum, n, -std::numeric_limits<float>::infinity());
     std::fill_n(total, n, 0.0F);
-    std::fill_n(out, n * head_dim, 0.0F);
   }
-  static int64_t size(int64_t n, int head_dim) { return n * (2 + head_dim); }
+  int64_t n;
+  float* out;
   float* maximum;
   float* total;
-  float* out;
 };
 
 int64_t n_splits(const Problem& problem, int64_t b) {
@@ -91,20 +95,20 @@ void decode_stretch(const AttendKernels& kernels, const Problem& problem, int64_
   const int64_t begin = split == 0 ? 0 : sinks + split * kSplitTokens;
   const int64_t end = std::min(n_tokens, sinks + (split + 1) * kSplitTokens);
 
-  std::vector<float> memory(static_cast<size_t>(n_heads * (head_dim + kTile) + 4 * std::max(head_dim, kTile)));
-  float* q = memory.data();
+  // Every part is aligned to 64 bytes: a vector that straddles two lines costs twice.
+  const int64_t partial_size = SoftmaxRows::size(n_heads, head_dim);
+  float* q = thread_scratch(n_heads * (head_dim + kTile) + kMaxHeadBlock * std::max(head_dim, kTile) + partial_size);
   float* scores = q + n_heads * head_dim;
   float* scratch = scores + n_heads * kTile;
+  const SoftmaxRows rows(scratch + kMaxHeadBlock * std::max(head_dim, kTile), n_heads, head_dim);
+  rows.clear();
   const float* query = &problem.q(problem.seq_begin(b), head * n_heads, 0);
   for (int i = 0; i < n_heads * head_dim; ++i) q[i] = query[i] * problem.softmax_scale;
   const QueryRows queries{q, n_heads};
 
-  const SoftmaxRows rows(partial, n_heads, head_dim);
   const Timeline keys = problem.keys(b, head);
   const Timeline values = problem.values(b, head);
   for_each_tile(sinks, begin, end, [&](int64_t from, int64_t to) {
-    const int64_t next_end = std::min(to + kTile, end);
-    keys.prefetch(to, next_end);
     keys.for_each_run(
         from, to, [&](const PackedRows& run, int at) { kernels.packed_scores(run, queries, scratch, scores + at); },
         [&](const HalfRows& run, int at) { kernels.half_scores(run, queries, scores + at); });
@@ -113,12 +117,12 @@ void decode_stretch(const AttendKernels& kernels, const Problem& problem, int64_
       kernels.softmax_step(scores + h * kTile, n, n, head_dim, rows.maximum + h, rows.total + h,
                            rows.out + h * head_dim);
     }
-    values.prefetch(to, next_end);
     values.for_each_run(
         from, to,
         [&](const PackedRows& run, int at) { kernels.packed_values(run, scores + at, n_heads, scratch, rows.out); },
         [&](const HalfRows& run, int at) { kernels.half_values(run, scores + at, n_heads, rows.out); });
   });
+  std::copy_n(rows.out, partial_size, partial);
 }
 
 // Merges the stretches of one sequence and KV head, in order, into the output.
@@ -128,36 +132,36 @@ void merge_stretches(const Problem& problem, int64_t b, int head, float* partial
   const int64_t size = SoftmaxRows::size(n_heads, head_dim);
   for (int h = 0; h < n_heads; ++h) {
     float maximum = -std::numeric_limits<float>::infinity();
-    for (int64_t i = 0; i < n; ++i) maximum = std::max(maximum, partials[i * size + h]);
+    const auto stretch = [&](int64_t i) { return SoftmaxRows(partials + i * size, n_heads, head_dim); };
+    for (int64_t i = 0; i < n; ++i) maximum = std::max(maximum, stretch(i).maximum[h]);
     float total = 0.0F;
     float* out = &problem.out(problem.seq_begin(b), head * n_heads + h, 0);
     std::fill_n(out, head_dim, 0.0F);
     for (int64_t i = 0; i < n; ++i) {
-      const float* partial = partials + i * size;
-      const float factor = std::exp(partial[h] - maximum);
-      total += factor * partial[n_heads + h];
-      const float* sum = partial + 2 * n_heads + h * head_dim;
-      for (int c = 0; c < head_dim; ++c) out[c] += factor * sum[c];
+      const SoftmaxRows rows = stretch(i);
+      const float factor = std::exp(rows.maximum[h] - maximum);
+      total += factor * rows.total[h];
+      for (int c = 0; c < head_dim; ++c) out[c] += factor * rows.out[h * head_dim + c];
     }
     for (int c = 0; c < head_dim; ++c) out[c] /= total;
   }
 }
 
 // The new tokens first .. first + n - 1 of one sequence, with all query heads of one KV head.
-void prefill_block(const AttendKernels& kernels, const Problem& problem, int64_t b, int head, int64_t first,
-                   int64_t n) {
+void prefill_block(const AttendKernels& kernels, const TileKernels& tiles, const Problem& problem, int64_t b, int head,
+                   int64_t first, int64_t n) {
   const int head_dim = problem.head_dim;
   const int n_heads = problem.heads_per_kv;
   const int64_t n_rows = n * n_heads;  // row = query token * n_heads + head
   const int64_t n_past = problem.cache.n_past(b);
 
-  std::vector<float> memory(static_cast<size_t>(n_rows * (head_dim + kTile) + 2 * int64_t{kTile} * head_dim +
-                                                SoftmaxRows::size(n_rows, head_dim)));
-  float* q = memory.data();
+  float* q =
+      thread_scratch(n_rows * (head_dim + kTile) + 2 * int64_t{kTile} * head_dim + SoftmaxRows::size(n_rows, head_dim));
   float* scores = q + n_rows * head_dim;
   float* key_tile = scores + n_rows * kTile;
   float* value_tile = key_tile + int64_t{kTile} * head_dim;
   const SoftmaxRows rows(value_tile + int64_t{kTile} * head_dim, n_rows, head_dim);
+  rows.clear();
   for (int64_t i = 0; i < n; ++i) {
     const float* query = &problem.q(problem.seq_begin(b) + first + i, head * n_heads, 0);
     for (int64_t c = 0; c < int64_t{n_heads} * head_dim; ++c)
@@ -168,22 +172,22 @@ void prefill_block(const AttendKernels& kernels, const Problem& problem, int64_t
   const Timeline values = problem.values(b, head);
   for_each_tile(problem.cache.key_policy.sinks, 0, n_past + first + n, [&](int64_t from, int64_t to) {
     keys.for_each_run(
-        from, to, [&](const PackedRows& run, int at) { kernels.packed_key_tile(run, key_tile + at); },
-        [&](const HalfRows& run, int at) { kernels.half_key_tile(run, key_tile + at); });
+        from, to, [&](const PackedRows& run, int at) { tiles.packed_key_tile(run, key_tile + at); },
+        [&](const HalfRows& run, int at) { tiles.half_key_tile(run, key_tile + at); });
     values.for_each_run(
         from, to,
-        [&](const PackedRows& run, int at) { kernels.packed_value_tile(run, value_tile + int64_t{at} * head_dim); },
-        [&](const HalfRows& run, int at) { kernels.half_value_tile(run, value_tile + int64_t{at} * head_dim); });
+        [&](const PackedRows& run, int at) { tiles.packed_value_tile(run, value_tile + int64_t{at} * head_dim); },
+        [&](const HalfRows& run, int at) { tiles.half_value_tile(run, value_tile + int64_t{at} * head_dim); });
     const auto n_tile = static_cast<int>(to - from);
     const int n_padded = (n_tile + 15) / 16 * 16;
-    kernels.matmul({n_rows, n_padded, head_dim, q, head_dim, key_tile, kTile, scores, kTile, false});
+    tiles.matmul({n_rows, n_padded, head_dim, q, head_dim, key_tile, kTile, scores, kTile, false});
     for (int64_t row = 0; row < n_rows; ++row) {
       const int64_t last = n_past + first + row / n_heads;  // the newest token that this query sees
       const auto n_seen = static_cast<int>(std::clamp<int64_t>(last + 1 - from, 0, n_tile));
       kernels.softmax_step(scores + row * kTile, n_seen, n_padded, head_dim, rows.maximum + row, rows.total + row,
                            rows.out + row * head_dim);
     }
-    kernels.matmul({n_rows, head_dim, n_tile, scores, kTile, value_tile, head_dim, rows.out, head_dim, true});
+    tiles.matmul({n_rows, head_dim, n_tile, scores, kTile, value_tile, head_dim, rows.out, head_dim, true});
   });
   for (int64_t i = 0; i < n; ++i) {
     float* out = &problem.out(problem.seq_begin(b) + first + i, head * n_heads, 0);
@@ -238,13 +242,15 @@ void Attention::run(const AttendArgs& args) {
   std::vector<const Item*> order;
   for (const Item& item : items) order.push_back(&item);
   std::stable_sort(order.begin(), order.end(), [](const Item* x, const Item* y) { return x->cost > y->cost; });
-  parallel_for(n_threads_, static_cast<int64_t>(order.size()), 1, [&](int64_t begin, int64_t end) {
+  // Neighbours go to one thread, for each stretch asks for the beginning of the next.
+  const auto n_items = static_cast<int64_t>(order.size());
+  parallel_for(n_threads_, n_items, std::max<int64_t>(1, n_items / (8 * n_threads_)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Item& item = *order[i];
       if (item.n == 0) {
         decode_stretch(kernels_, problem, item.b, item.head, item.first, partial_.data() + item.partial * partial_size);
       } else {
-        prefill_block(kernels_, problem, item.b, item.head, item.first, item.n);
+        prefill_block(kernels_, tiles_, problem, item.b, item.head, item.first, item.n);
       }
     }
   });

@@ -16,12 +16,13 @@ namespace kivi::cpu {
 
 class Attention {
  public:
-  Attention(Isa isa, int n_threads) : kernels_(attend_kernels(isa)), n_threads_(n_threads) {}
+  Attention(Isa isa, int n_threads) : kernels_(attend_kernels(isa)), tiles_(tile_kernels(isa)), n_threads_(n_threads) {}
 
   void run(const AttendArgs& args);
 
  private:
   const AttendKernels& kernels_;
+  const TileKernels& tiles_;
   int n_threads_;
   std::vector<float> partial_;  // of the stretches; kept between calls for its memory
 };

@@ -15,56 +15,49 @@
 #include "backend/cpu/targets.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/attend_kernels.cc"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "hwy/contrib/math/math-inl.h"
+#include "backend/cpu/attend-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kivi::cpu::HWY_NAMESPACE {
 
-namespace hn = hwy::HWY_NAMESPACE;
-using DF = hn::ScalableTag<float>;
-using DU = hn::RebindToUnsigned<DF>;
-using VF = hn::Vec<DF>;
-constexpr int kLanes = static_cast<int>(hn::MaxLanes(DF()));
-constexpr int kHeadBlock = 4;  // query heads that share one pass over the codes
+constexpr int kPart = 32;  // tokens of packed values between two requests for memory
 
-HWY_INLINE VF load_halves(const Half* from) {
-  const hn::Rebind<hwy::float16_t, DF> dh;
-  return hn::PromoteTo(DF(), hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(from)));
+// Asks for a range of memory in n_steps steps of about the same size.
+class AskAhead {
+ public:
+  AskAhead(const ByteRange& range, int64_t n_steps)
+      : line_(range.data), due_(range.data), step_bytes_((range.size + n_steps - 1) / n_steps) {}
+  HWY_INLINE void step() {
+    due_ += step_bytes_;
+    for (; line_ < due_; line_ += kLineBytes) hwy::Prefetch(line_);
+  }
+
+ private:
+  static constexpr int kLineBytes = 64;
+  const std::byte* line_;
+  const std::byte* due_;
+  int64_t step_bytes_;
+};
+
+// Query heads that share one pass over the codes: as many as there are registers for.
+constexpr int kHeadBlock = kLanes == 16 ? kMaxHeadBlock : 4;
+
+// Calls body(integral_constant) for n heads, or for kHeadBlock if there are more.
+template <int kHeads = 1, typename Body>
+HWY_INLINE void with_heads(int n, Body body) {
+  if constexpr (kHeads < kHeadBlock) {
+    if (n > kHeads) return with_heads<kHeads + 1>(n, body);
+  }
+  body(std::integral_constant<int, kHeads>());
 }
 
-// Codes first .. first + kLanes - 1 of a run of words, as floats. `first` is a multiple of kLanes and known when
-// inlined.
-template <int kBits>
-HWY_INLINE VF load_codes(const uint32_t* words, int first) {
-  constexpr int kPerWord = 32 / kBits;
-  const DF d;
-  const DU du;
-  if constexpr (kBits == 8) {
-    const hn::Rebind<uint8_t, DF> d8;
-    const auto bytes = hn::LoadU(d8, reinterpret_cast<const uint8_t*>(words) + first);
-    return hn::ConvertTo(d, hn::PromoteTo(hn::RebindToSigned<DF>(), bytes));
-  } else {
-    auto word = hn::Set(du, words[first / kPerWord]);
-    if constexpr (kLanes > kPerWord) {
-      static_assert(kLanes == 2 * kPerWord);
-      word = hn::IfThenElse(hn::FirstN(du, kPerWord), word, hn::Set(du, words[first / kPerWord + 1]));
-    }
-    const auto lane = hn::And(hn::Iota(du, 0), hn::Set(du, kPerWord - 1));
-    const auto start = hn::Set(du, static_cast<uint32_t>(first % kPerWord));
-    const auto shifted = hn::Shr(word, hn::Mul(hn::Add(lane, start), hn::Set(du, kBits)));
-#if HWY_TARGET == HWY_AVX3
-    // The permutation reads the low four bits of each lane: a table look-up that masks and converts in one instruction.
-    alignas(64) static constexpr float kTable[2][16] = {{0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3},
-                                                        {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}};
-    return VF{_mm512_permutexvar_ps(shifted.raw, hn::Load(d, kTable[kBits / 4]).raw)};
-#else
-    const auto code = hn::And(shifted, hn::Set(du, format::max_code(kBits)));
-    return hn::ConvertTo(d, hn::BitCast(hn::RebindToSigned<DF>(), code));
-#endif
-  }
+// How often n query heads make a kernel pass over its codes or rows.
+constexpr int n_passes(int n_heads) {
+  return (n_heads + kHeadBlock - 1) / kHeadBlock;
 }
 
 // Place in its word of a code that is a multiple of 2 * kLanes; 0, known at compile time, where that is whole words.
@@ -73,114 +66,126 @@ HWY_INLINE constexpr int place_of(int code) {
   return 2 * kLanes % (32 / kBits) == 0 ? 0 : code % (32 / kBits);
 }
 
-// Calls body(integral_constant) for kHeads = n in 1..kHeadBlock, and for the bit widths.
-template <typename Body>
-HWY_INLINE void with_heads(int n, Body body) {
-  switch (n) {
-    case 1:
-      return body(std::integral_constant<int, 1>());
-    case 2:
-      return body(std::integral_constant<int, 2>());
-    case 3:
-      return body(std::integral_constant<int, 3>());
-    default:
-      return body(std::integral_constant<int, 4>());
-  }
-}
-template <typename Body>
-HWY_INLINE void with_bits(int bits, Body body) {
-  switch (bits) {
-    case 2:
-      return body(std::integral_constant<int, 2>());
-    case 4:
-      return body(std::integral_constant<int, 4>());
-    default:
-      return body(std::integral_constant<int, 8>());
+// sums[h][v] += weights[h * weights_stride] * code, for kVectors vectors of codes from place `first` of words on.
+template <int kBits, int kHeads, int kVectors>
+HWY_INLINE void add_codes(const uint32_t* words, int first, const float* weights, int weights_stride,
+                          VF (&sums)[kHeads][kVectors]) {
+  VF code[kVectors];
+  for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, first + v * kLanes);
+  for (int h = 0; h < kHeads; ++h) {
+    const VF weight = hn::Set(DF(), weights[h * weights_stride]);
+    for (int v = 0; v < kVectors; ++v) sums[h][v] = hn::MulAdd(weight, code[v], sums[h][v]);
   }
 }
 
-// scores of kVectors * kLanes tokens: acc[h] += qs_h[c] * code over all channels. The tokens' codes start at place
-// `first` of `words` in channel 0.
-template <int kBits, int kHeads, int kVectors>
-HWY_INLINE void score_codes(const uint32_t* words, int first, int words_per_channel, int head_dim, const float* qs,
-                            const float* bias, float* scores) {
-  const DF d;
-  VF acc[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::Zero(d);
-  }
-  for (int c = 0; c < head_dim; ++c, words += words_per_channel) {
-    VF code[kVectors];
-    for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, first + v * kLanes);
-    for (int h = 0; h < kHeads; ++h) {
-      const VF q = hn::Set(d, qs[h * head_dim + c]);
-      for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::MulAdd(q, code[v], acc[h][v]);
+// Passes sum over i < n of weights_h[i] * code_i to store(h, v, sum), for kVectors vectors of codes and kHeads rows of
+// weights. The codes of step i start at place `first` of words + i * stride.
+template <int kBits, int kHeads, int kVectors, typename Store>
+HWY_INLINE void sum_codes(const uint32_t* words, int first, int stride, int n, const float* weights, int weights_stride,
+                          Store store) {
+  // A multiply-add takes four cycles and two start in one: odd steps have sums of their own where registers allow.
+  constexpr int kChains = kLanes == 16 && kHeads * kVectors <= 6 ? 2 : 1;
+  VF sums[kChains][kHeads][kVectors];
+  for (auto& chain : sums) {
+    for (auto& row : chain) {
+      for (VF& sum : row) sum = hn::Zero(DF());
     }
   }
-  // The bias comes last: it is the end of a long chain that the loop need not wait for.
+  int i = 0;
+  for (; i + kChains <= n; i += kChains) {
+    for (int chain = 0; chain < kChains; ++chain)
+      add_codes<kBits>(words + int64_t{i + chain} * stride, first, weights + i + chain, weights_stride, sums[chain]);
+  }
+  if constexpr (kChains > 1) {
+    if (i < n) add_codes<kBits>(words + int64_t{i} * stride, first, weights + i, weights_stride, sums[0]);
+  }
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) {
-      hn::StoreU(hn::Add(acc[h][v], hn::Set(d, bias[h])), d, scores + h * kTile + v * kLanes);
+      store(h, v, kChains > 1 ? hn::Add(sums[0][h][v], sums[kChains - 1][h][v]) : sums[0][h][v]);
+    }
+  }
+}
+
+// Calls body(integral_constant kVectors, offset) for the stretches of a group of n codes.
+template <typename Body>
+HWY_INLINE void for_each_vectors(int n, Body body) {
+  int i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) body(std::integral_constant<int, 2>(), i);
+  if constexpr (kLanes > 8) {  // a group of an odd number of vectors
+    if (i < n) body(std::integral_constant<int, 1>(), i);
+  }
+}
+
+// For n codes that have scales and zeros of their own and are weighted by rows of x: scaled_h[i] = x_h[i] * scale[i],
+// and bias[h] = sum of x_h[i] * zero[i]. Rows are `stride` apart.
+template <int kHeads>
+HWY_INLINE void fold_params(const Half* scales, const Half* zeros, int n, const float* x, int stride, float* scaled,
+                            float* bias) {
+  const DF d;
+  VF sum[kHeads];
+  for (VF& row : sum) row = hn::Zero(d);
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const VF scale = load_halves(scales + i);
+    const VF zero = load_halves(zeros + i);
+    for (int h = 0; h < kHeads; ++h) {
+      const VF weight = hn::LoadU(d, x + h * stride + i);
+      hn::StoreU(hn::Mul(weight, scale), d, scaled + h * stride + i);
+      sum[h] = hn::MulAdd(weight, zero, sum[h]);
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) bias[h] = hn::GetLane(hn::SumOfLanes(d, sum[h]));
+  for (; i < n; ++i) {
+    for (int h = 0; h < kHeads; ++h) {
+      scaled[h * stride + i] = x[h * stride + i] * to_float(scales[i]);
+      bias[h] += x[h * stride + i] * to_float(zeros[i]);
     }
   }
 }
 
 template <int kBits, int kHeads>
-void score_groups(const PackedRows& keys, const float* q, float* qs, float* scores) {
+void score_groups(const PackedRows& keys, const float* q, float* qs, float* scores, AskAhead& ahead) {
   const DF d;
   const format::PageLayout& layout = *keys.layout;
   const int head_dim = layout.head_dim;
-  const int words_per_channel = layout.words_per_key_group();
   for (int done = 0; done < keys.n; done += layout.key_group) {
-    const int group = (keys.first + done) / layout.key_group;
-    const Half* scales = reinterpret_cast<const Half*>(keys.block + layout.key_scales()) + group * head_dim;
-    const Half* zeros = reinterpret_cast<const Half*>(keys.block + layout.key_zeros()) + group * head_dim;
-    VF sum[kHeads];
-    for (int h = 0; h < kHeads; ++h) sum[h] = hn::Zero(d);
-    for (int c = 0; c < head_dim; c += kLanes) {
-      const VF scale = load_halves(scales + c);
-      const VF zero = load_halves(zeros + c);
-      for (int h = 0; h < kHeads; ++h) {
-        const VF query = hn::LoadU(d, q + h * head_dim + c);
-        hn::StoreU(hn::Mul(query, scale), d, qs + h * head_dim + c);
-        sum[h] = hn::MulAdd(query, zero, sum[h]);
-      }
-    }
+    const int64_t param = layout.key_param(keys.first + done, 0);
+    const auto* scales = reinterpret_cast<const Half*>(keys.block + layout.key_scales()) + param;
+    const auto* zeros = reinterpret_cast<const Half*>(keys.block + layout.key_zeros()) + param;
     float bias[kHeads];
-    for (int h = 0; h < kHeads; ++h) bias[h] = hn::GetLane(hn::SumOfLanes(d, sum[h]));
-
-    const auto* words = reinterpret_cast<const uint32_t*>(keys.block + layout.key_codes()) +
-                        int64_t{group} * head_dim * words_per_channel;
-    int token = 0;
-    for (; token + 2 * kLanes <= layout.key_group; token += 2 * kLanes) {
-      score_codes<kBits, kHeads, 2>(words + token * kBits / 32, place_of<kBits>(token), words_per_channel, head_dim, qs,
-                                    bias, scores + done + token);
-    }
-    if constexpr (kLanes > 8) {  // a group of 16 tokens
-      for (; token < layout.key_group; token += kLanes) {
-        score_codes<kBits, kHeads, 1>(words + token * kBits / 32, place_of<kBits>(token), words_per_channel, head_dim,
-                                      qs, bias, scores + done + token);
-      }
-    }
+    fold_params<kHeads>(scales, zeros, head_dim, q, head_dim, qs, bias);
+    ahead.step();
+    const auto* words =
+        reinterpret_cast<const uint32_t*>(keys.block + layout.key_codes()) + layout.key_code(keys.first + done, 0).word;
+    for_each_vectors(layout.key_group, [&](auto vectors, int token) {
+      const auto store = [&](int h, int v, VF dot) HWY_ATTR {
+        hn::StoreU(hn::Add(dot, hn::Set(d, bias[h])), d, scores + h * kTile + done + token + v * kLanes);
+      };
+      sum_codes<kBits, kHeads, vectors()>(words + token * kBits / 32, place_of<kBits>(token),
+                                          layout.words_per_key_group(), head_dim, qs, head_dim, store);
+    });
   }
 }
 
 void packed_scores(const PackedRows& keys, const QueryRows& q, float* scratch, float* scores) {
   const int head_dim = keys.layout->head_dim;
+  AskAhead ahead(keys.next, int64_t{n_passes(q.n)} * keys.n / keys.layout->key_group);
   with_bits(keys.layout->key_bits, [&](auto bits) {
     for (int h = 0; h < q.n; h += kHeadBlock) {
       with_heads(q.n - h, [&](auto heads) {
-        score_groups<bits(), heads()>(keys, q.data + int64_t{h} * head_dim, scratch, scores + int64_t{h} * kTile);
+        score_groups<bits(), heads()>(keys, q.data + int64_t{h} * head_dim, scratch, scores + int64_t{h} * kTile,
+                                      ahead);
       });
     }
   });
 }
 
 template <int kHeads>
-void score_half_rows(const HalfRows& keys, const float* q, float* scores) {
+void score_half_rows(const HalfRows& keys, const float* q, float* scores, AskAhead& ahead) {
   const DF d;
   for (int i = 0; i < keys.n; ++i) {
     const Half* key = keys.data + i * keys.stride;
+    ahead.step();
     VF acc[kHeads];
     for (int h = 0; h < kHeads; ++h) acc[h] = hn::Zero(d);
     for (int c = 0; c < keys.head_dim; c += kLanes) {
@@ -192,23 +197,45 @@ void score_half_rows(const HalfRows& keys, const float* q, float* scores) {
 }
 
 void half_scores(const HalfRows& keys, const QueryRows& q, float* scores) {
+  AskAhead ahead(keys.next, int64_t{n_passes(q.n)} * keys.n);
   for (int h = 0; h < q.n; h += kHeadBlock) {
     with_heads(q.n - h, [&](auto heads) {
-      score_half_rows<heads()>(keys, q.data + int64_t{h} * keys.head_dim, scores + int64_t{h} * kTile);
+      score_half_rows<heads()>(keys, q.data + int64_t{h} * keys.head_dim, scores + int64_t{h} * kTile, ahead);
     });
   }
 }
 
-void softmax_step(float* scores, int n, int n_padded, int head_dim, float* maximum, float* total, float* out) {
+// e^x for x <= 0, to about 1e-7 of it; 0 below -86. Highway's takes every x, and twice the time.
+HWY_INLINE VF exp_of_negative(VF x) {
   const DF d;
-  const VF minus_infinity = hn::Set(d, -std::numeric_limits<float>::infinity());
-  VF top = minus_infinity;
-  for (int i = 0; i < n; i += kLanes) {
-    const VF score = hn::LoadU(d, scores + i);
-    top = hn::Max(top, hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(n - i)), score, minus_infinity));
+  const hn::RebindToSigned<DF> di;
+  const auto constant = [&](float c) HWY_ATTR { return hn::Set(d, c); };
+  // x = k ln 2 + r. Adding 1.5 * 2^23 rounds to a whole number, which is then in the low bits of the sum.
+  const VF shifted = hn::MulAdd(x, constant(0x1.715476p0F), constant(0x1.8p23F));
+  const VF k = hn::Sub(shifted, constant(0x1.8p23F));
+  // ln 2 in two parts; k times the first is exact.
+  const VF r = hn::NegMulAdd(k, constant(0x1.7f7d1cp-20F), hn::NegMulAdd(k, constant(0x1.62e4p-1F), x));
+  // The polynomial of degree 6 that starts with 1 + r and has the least relative error for |r| <= ln 2 / 2: 3e-9.
+  VF sum = constant(0.00138145967F);
+  for (const float c : {0.00836871710F, 0.0416683881F, 0.166665206F, 0.499999934F, 1.0F, 1.0F}) {
+    sum = hn::MulAdd(sum, r, constant(c));
   }
+  const auto power = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
+  return hn::IfThenElseZero(hn::Ge(x, constant(-86.0F)), hn::BitCast(d, hn::Add(hn::BitCast(di, sum), power)));
+}
+
+void softmax_step(float* scores, int n, int n_padded, int head_dim, float* maximum, float* total, float* out) {
+  constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+  const DF d;
+  const int end = (n + kLanes - 1) / kLanes * kLanes;
+  std::fill(scores + n, scores + end, kMinusInfinity);
+  if (end < n_padded) std::fill(scores + end, scores + n_padded, 0.0F);
+  if (n == 0) return;
+
+  VF top = hn::Set(d, kMinusInfinity);
+  for (int i = 0; i < end; i += kLanes) top = hn::Max(top, hn::LoadU(d, scores + i));
   const float new_maximum = std::max(*maximum, hn::GetLane(hn::MaxOfLanes(d, top)));
-  if (n > 0 && new_maximum > *maximum) {
+  if (new_maximum > *maximum) {
     const float factor = std::exp(*maximum - new_maximum);  // 0 at the first tile
     *maximum = new_maximum;
     *total *= factor;
@@ -217,45 +244,16 @@ void softmax_step(float* scores, int n, int n_padded, int head_dim, float* maxim
     }
   }
   VF sum = hn::Zero(d);
-  for (int i = 0; i < n_padded; i += kLanes) {
-    VF p = hn::Zero(d);
-    if (i < n) {
-      p = hn::Exp(d, hn::Sub(hn::LoadU(d, scores + i), hn::Set(d, new_maximum)));
-      p = hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(n - i)), p);
-    }
+  for (int i = 0; i < end; i += kLanes) {
+    const VF p = exp_of_negative(hn::Sub(hn::LoadU(d, scores + i), hn::Set(d, new_maximum)));
     sum = hn::Add(sum, p);
     hn::StoreU(p, d, scores + i);
   }
   *total += hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
-// out_h += ps_h[t] * code over n tokens, for kVectors * kLanes channels. The channels' codes start at place `first` of
-// `words` in the first token.
-template <int kBits, int kHeads, int kVectors>
-HWY_INLINE void sum_codes(const uint32_t* words, int first, int words_per_token, int n, int head_dim, const float* ps,
-                          const float* bias, float* out) {
-  const DF d;
-  VF acc[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::LoadU(d, out + h * head_dim + v * kLanes);
-  }
-  for (int t = 0; t < n; ++t, words += words_per_token) {
-    VF code[kVectors];
-    for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, first + v * kLanes);
-    for (int h = 0; h < kHeads; ++h) {
-      const VF p = hn::Set(d, ps[h * kTile + t]);
-      for (int v = 0; v < kVectors; ++v) acc[h][v] = hn::MulAdd(p, code[v], acc[h][v]);
-    }
-  }
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) {
-      hn::StoreU(hn::Add(acc[h][v], hn::Set(d, bias[h])), d, out + h * head_dim + v * kLanes);
-    }
-  }
-}
-
 template <int kBits, int kHeads>
-void sum_groups(const PackedRows& values, const float* p, float* ps, float* out) {
+void sum_groups(const PackedRows& values, const float* p, float* ps, float* out, AskAhead& ahead) {
   const DF d;
   const format::PageLayout& layout = *values.layout;
   const int words_per_token = layout.words_per_value_row();
@@ -265,55 +263,40 @@ void sum_groups(const PackedRows& values, const float* p, float* ps, float* out)
     const int64_t param = int64_t{group} * format::kPageTokens + values.first;
     const Half* scales = reinterpret_cast<const Half*>(values.block + layout.value_scales()) + param;
     const Half* zeros = reinterpret_cast<const Half*>(values.block + layout.value_zeros()) + param;
-    VF sum[kHeads];
-    for (int h = 0; h < kHeads; ++h) sum[h] = hn::Zero(d);
-    int t = 0;
-    for (; t + kLanes <= values.n; t += kLanes) {
-      const VF scale = load_halves(scales + t);
-      const VF zero = load_halves(zeros + t);
-      for (int h = 0; h < kHeads; ++h) {
-        const VF weight = hn::LoadU(d, p + h * kTile + t);
-        hn::StoreU(hn::Mul(weight, scale), d, ps + h * kTile + t);
-        sum[h] = hn::MulAdd(weight, zero, sum[h]);
-      }
-    }
     float bias[kHeads];
-    for (int h = 0; h < kHeads; ++h) bias[h] = hn::GetLane(hn::SumOfLanes(d, sum[h]));
-    for (; t < values.n; ++t) {
-      for (int h = 0; h < kHeads; ++h) {
-        ps[h * kTile + t] = p[h * kTile + t] * to_float(scales[t]);
-        bias[h] += p[h * kTile + t] * to_float(zeros[t]);
-      }
-    }
-
-    const int end = (group + 1) * layout.value_group;
-    int c = group * layout.value_group;
-    for (; c + 2 * kLanes <= end; c += 2 * kLanes) {
-      sum_codes<kBits, kHeads, 2>(row + c * kBits / 32, place_of<kBits>(c), words_per_token, values.n, layout.head_dim,
-                                  ps, bias, out + c);
-    }
-    if constexpr (kLanes > 8) {  // a group of an odd number of vectors
-      for (; c < end; c += kLanes) {
-        sum_codes<kBits, kHeads, 1>(row + c * kBits / 32, place_of<kBits>(c), words_per_token, values.n,
-                                    layout.head_dim, ps, bias, out + c);
-      }
+    fold_params<kHeads>(scales, zeros, values.n, p, kTile, ps, bias);
+    for (int from = 0; from < values.n; from += kPart) {
+      ahead.step();
+      const int n = std::min(kPart, values.n - from);
+      const bool last = from + n == values.n;
+      for_each_vectors(layout.value_group, [&](auto vectors, int channel) {
+        const int c = group * layout.value_group + channel;
+        sum_codes<kBits, kHeads, vectors()>(row + from * words_per_token + c * kBits / 32, place_of<kBits>(c),
+                                            words_per_token, n, ps + from, kTile, [&](int h, int v, VF dot) {
+                                              float* to = out + h * layout.head_dim + c + v * kLanes;
+                                              if (last) dot = hn::Add(dot, hn::Set(d, bias[h]));
+                                              hn::StoreU(hn::Add(hn::LoadU(d, to), dot), d, to);
+                                            });
+      });
     }
   }
 }
 
 void packed_values(const PackedRows& values, const float* p, int n_heads, float* scratch, float* out) {
+  const int n_parts = values.layout->value_groups() * ((values.n + kPart - 1) / kPart);
+  AskAhead ahead(values.next, int64_t{n_passes(n_heads)} * n_parts);
   with_bits(values.layout->value_bits, [&](auto bits) {
     for (int h = 0; h < n_heads; h += kHeadBlock) {
       with_heads(n_heads - h, [&](auto heads) {
-        sum_groups<bits(), heads()>(values, p + int64_t{h} * kTile, scratch,
-                                    out + int64_t{h} * values.layout->head_dim);
+        sum_groups<bits(), heads()>(values, p + int64_t{h} * kTile, scratch, out + int64_t{h} * values.layout->head_dim,
+                                    ahead);
       });
     }
   });
 }
 
 template <int kHeads, int kVectors>
-HWY_INLINE void sum_half_rows(const HalfRows& values, int channel, const float* p, float* out) {
+HWY_INLINE void sum_half_rows(const HalfRows& values, int channel, const float* p, float* out, AskAhead& ahead) {
   const DF d;
   VF acc[kHeads][kVectors];
   for (int h = 0; h < kHeads; ++h) {
@@ -321,6 +304,7 @@ HWY_INLINE void sum_half_rows(const HalfRows& values, int channel, const float* 
   }
   for (int i = 0; i < values.n; ++i) {
     const Half* value = values.data + i * values.stride + channel;
+    ahead.step();
     VF x[kVectors];
     for (int v = 0; v < kVectors; ++v) x[v] = load_halves(value + v * kLanes);
     for (int h = 0; h < kHeads; ++h) {
@@ -334,124 +318,22 @@ HWY_INLINE void sum_half_rows(const HalfRows& values, int channel, const float* 
 }
 
 void half_values(const HalfRows& values, const float* p, int n_heads, float* out) {
+  const int columns = (values.head_dim + 2 * kLanes - 1) / (2 * kLanes);
+  AskAhead ahead(values.next, int64_t{n_passes(n_heads)} * columns * values.n);
   for (int h = 0; h < n_heads; h += kHeadBlock) {
     with_heads(n_heads - h, [&](auto heads) {
       const float* weights = p + int64_t{h} * kTile;
       float* rows = out + int64_t{h} * values.head_dim;
-      int c = 0;
-      for (; c + 2 * kLanes <= values.head_dim; c += 2 * kLanes) sum_half_rows<heads(), 2>(values, c, weights, rows);
-      for (; c < values.head_dim; c += kLanes) sum_half_rows<heads(), 1>(values, c, weights, rows);
+      for_each_vectors(values.head_dim, [&](auto vectors, int c) {
+        sum_half_rows<heads(), vectors()>(values, c, weights, rows, ahead);
+      });
     });
   }
 }
 
-void packed_key_tile(const PackedRows& keys, float* tile) {
-  const DF d;
-  const format::PageLayout& layout = *keys.layout;
-  with_bits(layout.key_bits, [&](auto bits) {
-    const auto* codes = reinterpret_cast<const uint32_t*>(keys.block + layout.key_codes());
-    for (int done = 0; done < keys.n; done += layout.key_group) {
-      for (int c = 0; c < layout.head_dim; ++c) {
-        const int64_t param = layout.key_param(keys.first + done, c);
-        const VF scale = hn::Set(d, to_float(reinterpret_cast<const Half*>(keys.block + layout.key_scales())[param]));
-        const VF zero = hn::Set(d, to_float(reinterpret_cast<const Half*>(keys.block + layout.key_zeros())[param]));
-        const uint32_t* words = codes + layout.key_code(keys.first + done, c).word;
-        for (int i = 0; i < layout.key_group; i += kLanes) {
-          hn::StoreU(hn::MulAdd(load_codes<bits()>(words, i), scale, zero), d, tile + int64_t{c} * kTile + done + i);
-        }
-      }
-    }
-  });
-}
-
-void half_key_tile(const HalfRows& keys, float* tile) {
-  const DF d;
-  alignas(64) float row[kLanes];
-  for (int i = 0; i < keys.n; ++i) {
-    for (int c = 0; c < keys.head_dim; c += kLanes) {
-      hn::Store(load_halves(keys.data + i * keys.stride + c), d, row);
-      for (int j = 0; j < kLanes; ++j) tile[int64_t{c + j} * kTile + i] = row[j];
-    }
-  }
-}
-
-void packed_value_tile(const PackedRows& values, float* tile) {
-  const DF d;
-  const format::PageLayout& layout = *values.layout;
-  with_bits(layout.value_bits, [&](auto bits) {
-    const auto* codes = reinterpret_cast<const uint32_t*>(values.block + layout.value_codes());
-    for (int i = 0; i < values.n; ++i) {
-      for (int c = 0; c < layout.head_dim; c += layout.value_group) {
-        const int64_t param = layout.value_param(values.first + i, c);
-        const VF scale =
-            hn::Set(d, to_float(reinterpret_cast<const Half*>(values.block + layout.value_scales())[param]));
-        const VF zero = hn::Set(d, to_float(reinterpret_cast<const Half*>(values.block + layout.value_zeros())[param]));
-        const uint32_t* words = codes + layout.value_code(values.first + i, c).word;
-        for (int j = 0; j < layout.value_group; j += kLanes) {
-          hn::StoreU(hn::MulAdd(load_codes<bits()>(words, j), scale, zero), d,
-                     tile + int64_t{i} * layout.head_dim + c + j);
-        }
-      }
-    }
-  });
-}
-
-void half_value_tile(const HalfRows& values, float* tile) {
-  const DF d;
-  for (int i = 0; i < values.n; ++i) {
-    for (int c = 0; c < values.head_dim; c += kLanes) {
-      hn::StoreU(load_halves(values.data + i * values.stride + c), d, tile + int64_t{i} * values.head_dim + c);
-    }
-  }
-}
-
-// kRows x kVectors outputs in registers, a broadcast against b's rows. Every output adds its products in the order of
-// k, whatever block it falls in.
-template <int kRows, int kVectors>
-HWY_INLINE void matmul_block(const AttendKernels::MatmulArgs& args, int64_t row, int64_t column) {
-  const DF d;
-  VF acc[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
-      acc[r][v] =
-          args.accumulate ? hn::LoadU(d, args.c + (row + r) * args.c_stride + column + v * kLanes) : hn::Zero(d);
-    }
-  }
-  const float* a = args.a + row * args.a_stride;
-  const float* b = args.b + column;
-  for (int64_t k = 0; k < args.k; ++k, b += args.b_stride) {
-    VF right[kVectors];
-    for (int v = 0; v < kVectors; ++v) right[v] = hn::LoadU(d, b + v * kLanes);
-    for (int r = 0; r < kRows; ++r) {
-      const VF left = hn::Set(d, a[r * args.a_stride + k]);
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(left, right[v], acc[r][v]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v)
-      hn::StoreU(acc[r][v], d, args.c + (row + r) * args.c_stride + column + v * kLanes);
-  }
-}
-
-template <int kVectors>
-HWY_INLINE void matmul_columns(const AttendKernels::MatmulArgs& args, int64_t column) {
-  constexpr int kRows = kLanes == 16 ? 6 : 4;  // as many accumulators as there are registers for
-  int64_t row = 0;
-  for (; row + kRows <= args.m; row += kRows) matmul_block<kRows, kVectors>(args, row, column);
-  for (; row < args.m; ++row) matmul_block<1, kVectors>(args, row, column);
-}
-
-void matmul(const AttendKernels::MatmulArgs& args) {
-  constexpr int kVectors = kLanes == 16 ? 4 : 2;
-  int64_t column = 0;
-  for (; column + kVectors * kLanes <= args.n; column += kVectors * kLanes) matmul_columns<kVectors>(args, column);
-  for (; column < args.n; column += kLanes) matmul_columns<1>(args, column);
-}
-
 const AttendKernels* table() {
   static constexpr AttendKernels kernels = {
-      packed_scores,   half_scores,   softmax_step,      packed_values,   half_values,
-      packed_key_tile, half_key_tile, packed_value_tile, half_value_tile, matmul,
+      packed_scores, half_scores, softmax_step, packed_values, half_values,
   };
   return &kernels;
 }

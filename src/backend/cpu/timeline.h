@@ -42,8 +42,8 @@ class Timeline {
         const int64_t u = t - policy_.sinks;
         const auto first = static_cast<int>(u % format::kPageTokens);
         n = std::min({int64_t{format::kPageTokens} - first, packed_end_ - t, end - t});
-        on_packed(PackedRows{&cache_.layout, cache_.packed_block(b_, u / format::kPageTokens, head_), first,
-                             static_cast<int>(n)},
+        const int64_t page = u / format::kPageTokens;
+        on_packed(PackedRows{&cache_.layout, packed_block(page), first, static_cast<int>(n), side_of_page(page + 1)},
                   static_cast<int>(t - begin));
       } else {
         const HalfRows rows = half_rows(t, end);
@@ -52,22 +52,6 @@ class Timeline {
       }
       t += n;
     }
-  }
-
-  // Asks for the memory of this side of the packed page or the 16-bit pages of a tile that is needed soon. Blocks of
-  // one head lie a whole page of all layers apart, where no processor looks ahead by itself.
-  void prefetch(int64_t begin, int64_t end) const {
-    for_each_run(
-        begin, end,
-        [&](const PackedRows& run, int) {
-          const format::PageLayout& layout = cache_.layout;
-          const bool keys = side_ == Side::kKeys;
-          prefetch_bytes(run.block + (keys ? layout.key_codes() : layout.value_codes()),
-                         keys ? layout.value_codes() : layout.payload_bytes() - layout.value_codes());
-        },
-        [&](const HalfRows& run, int) {
-          if (run.stride == run.head_dim) prefetch_bytes(run.data, run.n * run.stride * int64_t{sizeof(Half)});
-        });
   }
 
   // One token's 16-bit row: a sink, a token of the window, or a new one.
@@ -81,18 +65,27 @@ class Timeline {
   std::byte* packed_block(int64_t page) const { return cache_.packed_block(b_, page, head_); }
 
  private:
-  static void prefetch_bytes(const void* from, int64_t n) {
-    for (int64_t i = 0; i < n; i += 64) __builtin_prefetch(static_cast<const std::byte*>(from) + i);
+  // Codes, scales and zeros of this side; empty if nothing is packed in that page.
+  ByteRange side_of_page(int64_t page) const {
+    if (policy_.sinks + page * format::kPageTokens >= packed_end_) return {};
+    const format::PageLayout& layout = cache_.layout;
+    const std::byte* block = packed_block(page);
+    if (side_ == Side::kKeys) return {block, layout.value_codes()};
+    return {block + layout.value_codes(), layout.payload_bytes() - layout.value_codes()};
   }
 
   HalfRows half_rows(int64_t token, int64_t end) const {
     const int head_dim = cache_.layout.head_dim;
     const Half* data = half_row(token);
-    if (token >= n_past_) return {data, new_stride_, static_cast<int>(end - token), head_dim};
+    if (token >= n_past_) return {data, new_stride_, static_cast<int>(end - token), head_dim, {}};
     const int64_t region_end = token < policy_.sinks ? policy_.sinks : n_past_;
     const int64_t n = std::min(
         {int64_t{format::kWindowPageTokens} - policy_.place(token), region_end - token, n_past_ - token, end - token});
-    return {data, head_dim, static_cast<int>(n), head_dim};
+    ByteRange next;
+    if (token >= policy_.sinks && token + kTile + n <= n_past_) {
+      next = {window_row(token + kTile), n * head_dim * int64_t{sizeof(Half)}};
+    }
+    return {data, head_dim, static_cast<int>(n), head_dim, next};
   }
 
   Side side_;
