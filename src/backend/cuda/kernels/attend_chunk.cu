@@ -252,6 +252,7 @@ void require_consistent(const AttendArgs& args) {
   if ((layout.key_bits != 0 || layout.value_bits != 0) && layout.order != format::CodeOrder::kFragment) {
     fail(ErrorCode::kInternal, "attend: pages in linear order; the GPU's are in fragment order");
   }
+  require_aligned_pages(args.cache);
   if (!(args.softmax_scale > 0.0F)) {
     fail(ErrorCode::kUnsupported, "softmax_scale {}: must be positive", args.softmax_scale);
   }
