@@ -39,6 +39,15 @@ TEST_P(DeviceParity, EqualsTheReference) {
   });
 }
 
+// Groups with numbers that have no place on a scale.
+TEST_P(DeviceParity, StoresSpecialNumbers) {
+  for_each_family(GetParam(), 3, 512, [](Lockstep& lockstep) {
+    lockstep.step({300, 130, 1}, Numbers::kSpecial);
+    lockstep.step({1, 1, 1}, Numbers::kSpecial);
+    lockstep.step({100, 3, 150}, Numbers::kSpecial);
+  });
+}
+
 constexpr format::WindowPolicy kKeepKeys{.sinks = 5, .keep = 64, .flush = 32};
 constexpr format::WindowPolicy kFlushValues{.sinks = 5, .keep = 40, .flush = 8};
 

@@ -155,20 +155,13 @@ __global__ __launch_bounds__(C::kThreads,
   const int warp_m = rows.first + warp_row;
   Softmax<C> softmax;
   typename C::Output out = {};
-#pragma unroll
-  for (int i = 0; i < C::kRowTiles; ++i) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      softmax.maximum[i][h] = -INFINITY;
-      softmax.sum[i][h] = 0.0F;
-    }
-  }
 
   // Where something is packed, tiles are halves of pages, which count from the end of the sinks: the first tile then
   // may begin before token 0.
   const int origin = keys.packs() || values.packs() ? problem.keys.sinks : 0;
   const int end = rows.newest(rows.first + kQueryRows - 1) + 1;
-  const int seen_by_all = rows.newest(warp_m) + 1;  // by all rows of the warp
+  const int seen_by_all = rows.newest(warp_m) + 1;  // tokens that every row of the warp sees
+  const bool idle = warp_m >= rows.n_rows;          // the warp only helps to bring tiles
   int first = origin - (origin + kTileTokens - 1) / kTileTokens * kTileTokens;
 
   start_queries<C>(problem, rows, q);
@@ -179,11 +172,12 @@ __global__ __launch_bounds__(C::kThreads,
     keys.finish(first, key_tile, staged);
     values.start(first, value_tile, staged);
     typename C::Scores scores;
-    multiply_keys<C>(q + warp_row * C::kPitch, key_tile, scores);
+    if (!idle) multiply_keys<C>(q + warp_row * C::kPitch, key_tile, scores);
     cp_async_wait<0>();
     __syncthreads();  // the values are there, and nobody needs these keys any more
     values.finish(first, value_tile, staged);
     if (first + kTileTokens < end) keys.start(first + kTileTokens, key_tile, staged);
+    if (idle) continue;
     if (first < 0 || first + kTileTokens > seen_by_all) hide<C>(rows, warp_m, first, scores);
     softmax_step<C>(problem.scale_log2, scores, softmax, out);
     multiply_values<C>(scores, value_tile, out);
@@ -258,6 +252,7 @@ void require_consistent(const AttendArgs& args) {
   if ((layout.key_bits != 0 || layout.value_bits != 0) && layout.order != format::CodeOrder::kFragment) {
     fail(ErrorCode::kInternal, "attend: pages in linear order; the GPU's are in fragment order");
   }
+  require_aligned_pages(args.cache);
   if (!(args.softmax_scale > 0.0F)) {
     fail(ErrorCode::kUnsupported, "softmax_scale {}: must be positive", args.softmax_scale);
   }

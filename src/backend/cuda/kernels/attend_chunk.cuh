@@ -92,6 +92,14 @@ template <typename C>
 struct Softmax {
   float maximum[C::kRowTiles][2];
   float sum[C::kRowTiles][2];
+
+  __device__ Softmax() {
+#pragma unroll
+    for (int i = 0; i < 2 * C::kRowTiles; ++i) {
+      maximum[i / 2][i % 2] = -INFINITY;
+      sum[i / 2][i % 2] = 0.0F;
+    }
+  }
 };
 
 __device__ inline float quad_max(float x) {

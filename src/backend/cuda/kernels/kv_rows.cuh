@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 
+#include "core/error.h"
 #include "core/tensor_view.h"
 #include "format/kv_view.h"
 
@@ -24,6 +26,14 @@ struct RowsView {
 inline RowsView rows_view(const AnyView& rows) {
   const auto element = static_cast<int64_t>(size_bytes(rows.dtype));
   return {static_cast<std::byte*>(rows.data), rows.stride[0] * element, rows.stride[1] * element};
+}
+
+// Kernels move 16 bytes at a time. Throws Error{kInternal} where pages do not begin at multiples of that.
+inline void require_aligned_pages(const format::KvBatchView& cache) {
+  for (const int64_t at : {reinterpret_cast<int64_t>(cache.packed_pages), reinterpret_cast<int64_t>(cache.window_pages),
+                           cache.packed_stride, cache.window_stride}) {
+    if (at % 16 != 0) fail(ErrorCode::kInternal, "pages of the KV cache must begin at multiples of 16 bytes");
+  }
 }
 
 // A sequence's part of the step.

@@ -166,6 +166,7 @@ void require_supported(const StoreKvArgs& args) {
   if ((layout.key_bits != 0 || layout.value_bits != 0) && layout.order != format::CodeOrder::kFragment) {
     fail(ErrorCode::kInternal, "store_kv: pages in linear order; the GPU's are in fragment order");
   }
+  require_aligned_pages(cache);
   require_rows(args.new_keys, cache);
   require_rows(args.new_values, cache);
   if (args.new_keys.shape[0] != args.new_values.shape[0]) {
