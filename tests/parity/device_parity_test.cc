@@ -3,6 +3,7 @@
 // and what nobody may touch), and so each step's attention is compared on the same cache.
 #include <gtest/gtest.h>
 
+#include <iostream>
 #include <vector>
 
 #include "lockstep.h"
@@ -21,7 +22,12 @@ void for_each_family(const CacheCase& which, int n_sequences, int64_t max_tokens
     SCOPED_TRACE(fmt::format("seed 5, {} pages, {}", family.order == format::CodeOrder::kLinear ? "linear" : "fragment",
                              name(family.dtype)));
     Lockstep lockstep(which, family, n_sequences, max_tokens, 5);
-    run(lockstep);
+    try {
+      run(lockstep);
+    } catch (const Error& error) {  // a device need not have every case, but must say so
+      if (error.code() != ErrorCode::kUnsupported) throw;
+      std::cout << "not there: " << error.what() << "\n";
+    }
     if (testing::Test::HasFatalFailure()) return;
   }
 }

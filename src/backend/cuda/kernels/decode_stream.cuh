@@ -207,7 +207,7 @@ class DecodeStream {
 
   __device__ void copy(uint32_t to, const Piece& piece) const {
     if (!Config::kPacked || piece.kind == PieceKind::kKeyRows || piece.kind == PieceKind::kValueRows) {
-      copy_rows(to, piece.kind == PieceKind::kKeyRows, piece.span);
+      copy_rows(to, piece);
       return;
     }
     const bool keys = piece.kind == PieceKind::kWholeKeys || piece.kind == PieceKind::kPackedKeys;
@@ -248,7 +248,11 @@ class DecodeStream {
     }
   }
 
-  __device__ void copy_rows(uint32_t to, bool keys, int span) const {
+  // Rows of tokens that are packed, or do not exist, become zero: what is in their place may be anything.
+  __device__ void copy_rows(uint32_t to, const Piece& piece) const {
+    const bool keys = piece.kind == PieceKind::kKeyRows;
+    const int span = piece.span;
+    const int32_t n_packed = keys ? 0 : piece.value_packed;
     constexpr int kChunks = Config::kRowBytes / 16;
     const SequenceWork& work = memory_.work;
     const bool in_sinks = step_ < work.sink_steps;
@@ -274,7 +278,8 @@ class DecodeStream {
           reinterpret_cast<const uint16_t*>(args_.cache.window_pages + id * args_.cache.window_stride) +
           head * format::kWindowPageTokens + lane_token * Config::kHeadDim + chunk * 8;
       const uint32_t rows = to + (first_token + lane_token) * Config::kRowBytes;
-      const bool all_stored = first_token + format::kWindowPageTokens <= min(n_stored, n_valid);
+      const bool all_stored =
+          n_packed <= first_token && first_token + format::kWindowPageTokens <= min(n_stored, n_valid);
 #pragma unroll
       for (int i = 0; i < format::kWindowPageTokens; i += kAtOnce) {
         const int token = first_token + lane_token + i;
@@ -284,7 +289,7 @@ class DecodeStream {
           copy_async_16(at, stored + i * Config::kHeadDim, policy);
         } else {
           const uint16_t* row = token < n_stored ? stored + i * Config::kHeadDim : new_row + chunk * 8;
-          copy_or_zero_async_16(at, row, token < n_valid, policy);
+          copy_or_zero_async_16(at, row, n_packed <= token && token < n_valid, policy);
         }
       }
     }
