@@ -1,4 +1,5 @@
 // What a broken file does: an Error that says what is wrong, never a crash.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstring>

@@ -1,5 +1,7 @@
 #include "io/gguf_parser.h"
 
+#include <fmt/format.h>
+
 #include <array>
 #include <bit>
 #include <numeric>
