@@ -1,6 +1,6 @@
 // Host side of decode attention, and the kernel that shares out its work.
-#include <numbers>
 #include <list>
+#include <numbers>
 
 #include "backend/cuda/device/buffer.h"
 #include "backend/cuda/device/check.h"
