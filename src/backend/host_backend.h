@@ -16,10 +16,10 @@ class HostBackend : public Backend {
 
   std::unique_ptr<Buffer> allocate(size_t size_bytes) override { return allocate_host_buffer(size_bytes); }
   void copy_to_device(void* device, const void* host, size_t size_bytes) override {
-    std::memcpy(device, host, size_bytes);
+    if (size_bytes > 0) std::memcpy(device, host, size_bytes);
   }
   void copy_to_host(void* host, const void* device, size_t size_bytes) override {
-    std::memcpy(host, device, size_bytes);
+    if (size_bytes > 0) std::memcpy(host, device, size_bytes);
   }
   void synchronize() override {}
 
