@@ -7,9 +7,14 @@
 #include <type_traits>
 
 #include "backend/cuda/device/pack_pair.h"
+#include "core/dtype.h"
 #include "core/half.h"
 
 namespace kivi::cuda {
+
+inline constexpr int kWarpLanes = 32;
+inline constexpr unsigned kAllLanes = 0xFFFFFFFFU;
+inline constexpr uint32_t kHalfOnes = 0x3C003C00U;  // two binary16 ones
 
 // The block's dynamic shared memory, aligned to 16 bytes.
 __device__ inline std::byte* dynamic_shared() {
@@ -21,12 +26,43 @@ __device__ inline uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
+__device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
+  uint4 d;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(d.x), "=r"(d.y), "=r"(d.z), "=r"(d.w) : "r"(address));
+  return d;
+}
+
+__device__ __forceinline__ uint2 load_shared_8(uint32_t address) {
+  uint2 d;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(d.x), "=r"(d.y) : "r"(address));
+  return d;
+}
+
 // ---- Asynchronous copies from global to shared memory ----
 
 // 16 bytes, both sides aligned to 16. Where not `valid` nothing is read and zeros are written.
 __device__ inline void cp_async_16(void* shared, const void* global, bool valid = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                "r"(valid ? 16 : 0)
+               : "memory");
+}
+// Policy for memory that is read once: its lines leave the second-level cache first.
+__device__ __forceinline__ uint64_t evict_first_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// 16 bytes to a shared address, under a policy.
+__device__ __forceinline__ void cp_async_16(uint32_t shared, const void* global, uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "l"(policy)
+               : "memory");
+}
+// The same, or where not `copy` zeros without reading anything.
+__device__ __forceinline__ void cp_async_or_zero_16(uint32_t shared, const void* global, bool copy, uint64_t policy) {
+  const int n = copy ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared), "l"(global), "r"(n),
+               "l"(policy)
                : "memory");
 }
 // Ends this thread's current group of copies.
@@ -75,13 +111,63 @@ __device__ inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], uint32
   }
 }
 
+// The same of binary16, with a as four registers.
+__device__ __forceinline__ void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                    uint32_t b1) {
+  const uint32_t a[4] = {a0, a1, a2, a3};
+  mma_16x8x16<Half>(c, a, b0, b1);
+}
+
+// Transposes an 8 x 8 matrix of 16-bit numbers that the lanes of a warp hold, two each.
+__device__ __forceinline__ uint32_t transpose_8x8(uint32_t a) {
+  uint32_t d;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(d) : "r"(a));
+  return d;
+}
+
 // ---- Arithmetic ----
 
-// 2^x to a relative error of 2^-22.
+// Registers of 32 bits hold two 16-bit floats, the lower index in the low half.
+__device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+__device__ __forceinline__ uint32_t pack_16(DType dtype, float low, float high) {
+  return dtype == DType::kF16 ? pack_pair<Half>(low, high) : pack_pair<BFloat16>(low, high);
+}
+
+// Two bfloat16 as two binary16: exact from 2^-14 to 65504, beyond it infinite.
+__device__ __forceinline__ uint32_t bfloats_to_halves(uint32_t pair) {
+  return pack_pair<Half>(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000U));
+}
+
+// Two binary16 of value 2^exponent, -14 <= exponent <= 15.
+constexpr __device__ uint32_t halves_of_power(int exponent) {
+  return static_cast<uint32_t>(exponent + 15) << 10 | static_cast<uint32_t>(exponent + 15) << 26;
+}
+
+// 2^x to a relative error of 2^-22; subnormal results are 0.
 __device__ inline float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+__device__ __forceinline__ float max_over_rows(float x) {  // over the lanes of equal lane % 4
+#pragma unroll
+  for (int step = 4; step < kWarpLanes; step *= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, step));
+  return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+  for (int step = 1; step < kWarpLanes; step *= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, step));
+  return x;
+}
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int step = 1; step < kWarpLanes; step *= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
 }
 
 }  // namespace kivi::cuda

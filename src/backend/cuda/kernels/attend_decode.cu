@@ -3,7 +3,7 @@
 #include <numbers>
 
 #include "backend/cuda/device/buffer.h"
-#include "backend/cuda/device/check.h"
+#include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/kernels/attend_decode.h"
 #include "backend/cuda/kernels/attend_decode_table.h"
 #include "backend/cuda/kernels/decode_args.cuh"
@@ -16,8 +16,8 @@ constexpr int kMaxHeadDim = 256;
 constexpr int kMaxWarpsPerBlock = 8;
 constexpr int kPlanThreads = 1024;
 
-// Grid: one block. Thread i sums sequences i, i + kPlanThreads, ... onto the line, then finds the borders of warps
-// i, i + kPlanThreads, ... Reads a few numbers a sequence.
+// Grid: one block. Each thread puts a run of neighbouring sequences onto the line; then thread i finds the borders of
+// warps i, i + kPlanThreads, ... Reads a few numbers a sequence.
 __global__ void __launch_bounds__(kPlanThreads)
     plan_decode(const format::KvBatchView cache, const int32_t* seq_begin, int32_t n_sequences,
                 int32_t units_per_sequence, const StepCosts costs, const DecodeWorkspace workspace) {
@@ -105,8 +105,7 @@ const DecodeKernel& find_kernel(const format::PageLayout& layout) {
   }
   fail(ErrorCode::kUnsupported,
        "attention on a GPU: no kernel for head_dim {}, keys of {} bits, values of {} bits, groups of {} and {}; there "
-       "are "
-       "head_dim 64, 128 and 256, both sides in 16 bits or each in 2 or 4, groups of 32, 64 and 128",
+       "are head_dim 64, 128 and 256, both sides in 16 bits or each in 2 or 4, groups of 32, 64 and 128",
        layout.head_dim, layout.key_bits == 0 ? 16 : layout.key_bits, layout.value_bits == 0 ? 16 : layout.value_bits,
        layout.key_group, layout.value_group);
 }
@@ -155,9 +154,8 @@ void DecodeAttention::plan(const PlanAttendArgs& args, cudaStream_t stream) {
          n_sequences, units, kMaxSequences, kMaxUnits);
   }
   memory_->workspace.n_warps = n_multiprocessors_ * kernel.n_warps;
-  plan_decode<<<1, kPlanThreads, 0, stream>>>(args.cache, args.seq_begin.as<const int32_t, 1>().data, n_sequences,
-                                              units, StepCosts(args.cache.layout), memory_->workspace);
-  check_launch("plan_decode");
+  launch("plan_decode", plan_decode, 1, kPlanThreads, 0, stream, args.cache, args.seq_begin.as<const int32_t, 1>().data,
+         n_sequences, units, StepCosts(args.cache.layout), memory_->workspace);
 }
 
 void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {

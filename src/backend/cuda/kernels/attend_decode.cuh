@@ -20,7 +20,7 @@
 
 #include <array>
 
-#include "backend/cuda/device/check.h"
+#include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/kernels/attend_decode_table.h"
 #include "backend/cuda/kernels/decode_merge.cuh"
 #include "backend/cuda/kernels/decode_step.cuh"
@@ -63,12 +63,8 @@ __global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
 
 template <typename Config>
 void launch_attend_decode(const DecodeArgs& args, int n_blocks, cudaStream_t stream) {
-  // Above 48 KiB of shared memory must be asked for; once is enough.
-  static const cudaError_t allowed =
-      cudaFuncSetAttribute(attend_decode<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, Config::kSharedBytes);
-  check(allowed, "attend_decode: shared memory");
-  attend_decode<Config><<<n_blocks, Config::kWarps * kWarpLanes, Config::kSharedBytes, stream>>>(args);
-  check_launch("attend_decode");
+  launch("attend_decode", attend_decode<Config>, n_blocks, Config::kWarps * kWarpLanes, Config::kSharedBytes, stream,
+         args);
 }
 
 template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup>

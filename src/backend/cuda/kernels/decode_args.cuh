@@ -44,6 +44,11 @@ struct DecodeArgs {
   DecodeWorkspace workspace;
 
   __device__ int32_t units_per_sequence() const { return cache.layout.n_kv_heads * groups_per_kv; }
+  // The query heads of a KV head's group.
+  __device__ int32_t first_head(int32_t kv_head, int32_t group) const {
+    return kv_head * heads_per_kv + group * kHeadsPerUnit;
+  }
+  __device__ int32_t n_heads(int32_t group) const { return min(heads_per_kv - group * kHeadsPerUnit, kHeadsPerUnit); }
 };
 
 }  // namespace kivi::cuda

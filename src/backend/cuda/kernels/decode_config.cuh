@@ -1,7 +1,7 @@
 // A row of the kernel table of decode attention, and what follows from it when compiling.
 #pragma once
 
-#include "backend/cuda/device/warp_ops.cuh"
+#include "backend/cuda/device/ptx.cuh"
 #include "backend/cuda/kernels/decode_args.cuh"
 #include "format/fragment_order.h"
 

@@ -12,17 +12,15 @@ namespace kivi::cuda {
 // Where a unit is.
 struct UnitPlace {
   int32_t b;
-  int32_t kv_head;
   int32_t first_head;  // query head
   int32_t n_heads;
 
   __device__ UnitPlace(const DecodeArgs& args, int32_t unit) {
     b = unit / args.units_per_sequence();
     const int32_t in_sequence = unit % args.units_per_sequence();
-    kv_head = in_sequence / args.groups_per_kv;
-    const int32_t skipped = in_sequence % args.groups_per_kv * kHeadsPerUnit;
-    first_head = kv_head * args.heads_per_kv + skipped;
-    n_heads = min(args.heads_per_kv - skipped, kHeadsPerUnit);
+    const int32_t group = in_sequence % args.groups_per_kv;
+    first_head = args.first_head(in_sequence / args.groups_per_kv, group);
+    n_heads = args.n_heads(group);
   }
 };
 
@@ -138,7 +136,7 @@ __device__ float* closing_rows(uint8_t* slots, int warp) {
 template <typename Config>
 __device__ void keep_closing_part(const DecodeArgs& args, UnitState<Config>& state, int n_heads, uint8_t* slots,
                                   int warp_in_block, const UnitPart& part, BlockParts<Config>& parts) {
-  wait_copies<0>();
+  cp_async_wait<0>();
   __syncwarp();
   store_unit(state, Groups<Config>{args}, n_heads, false, PartialRows{closing_rows<Config>(slots, warp_in_block)});
   store_sums(state, parts.sums[warp_in_block]);
@@ -173,9 +171,9 @@ struct HeadSum {
   __device__ void add(const float* rows, float2 sums, int n_parts) {
     const float highest = fmaxf(maximum, warp_max(sums.x));
     if (highest == -INFINITY) return;
-    const float old_factor = exp2_fast(maximum - highest);
+    const float old_factor = exp2_approx(maximum - highest);
     maximum = highest;
-    const float factor = exp2_fast(sums.x - maximum);
+    const float factor = exp2_approx(sums.x - maximum);
     total = total * old_factor + warp_sum(sums.y * factor);
 #pragma unroll
     for (float4& x : sum) x = {x.x * old_factor, x.y * old_factor, x.z * old_factor, x.w * old_factor};

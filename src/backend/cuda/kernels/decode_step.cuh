@@ -197,7 +197,7 @@ __device__ void softmax(UnitState<Config>& unit, const TileScores* s, float log2
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const float maximum = fmaxf(high[n], unit.maximum[n]);
-      factor[n] = exp2_fast(unit.maximum[n] - maximum);
+      factor[n] = exp2_approx(unit.maximum[n] - maximum);
       unit.maximum[n] = maximum;
     }
 #pragma unroll
@@ -214,9 +214,9 @@ __device__ void softmax(UnitState<Config>& unit, const TileScores* s, float log2
   }
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
-    const auto probability = [&](int i) { return exp2_fast(fmaf(s[t][i], scale, -unit.maximum[i % 2])); };
-    p[t][0] = transpose_8x8(pack_halves(probability(0), probability(1)));
-    p[t][1] = transpose_8x8(pack_halves(probability(2), probability(3)));
+    const auto probability = [&](int i) { return exp2_approx(fmaf(s[t][i], scale, -unit.maximum[i % 2])); };
+    p[t][0] = transpose_8x8(pack_pair<Half>(probability(0), probability(1)));
+    p[t][1] = transpose_8x8(pack_pair<Half>(probability(2), probability(3)));
   }
 }
 

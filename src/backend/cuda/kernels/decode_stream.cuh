@@ -61,7 +61,7 @@ class DecodeStream {
 
   // The oldest piece; every lane may read it at address(). kNone: there are no more.
   __device__ const Piece& wait() const {
-    wait_copies<Config::kSlots - 1>();
+    cp_async_wait<Config::kSlots - 1>();
     __syncwarp();
     return memory_.pieces[slot_];
   }
@@ -79,7 +79,7 @@ class DecodeStream {
       piece = note(bit);
       copy(address(), piece);
     }
-    commit_copies();
+    cp_async_commit();
     if (Lane().id == 0) memory_.pieces[slot_] = piece;
     slot_ = slot_ + 1 == Config::kSlots ? 0 : slot_ + 1;
   }
@@ -197,8 +197,8 @@ class DecodeStream {
     piece.unit = step_unit_;
     piece.n_steps = memory_.work.n_steps;
     piece.row = static_cast<int32_t>(memory_.work.row);
-    piece.first_head = step_head_ * args_.heads_per_kv + step_group_ * kHeadsPerUnit;
-    piece.n_heads = min(args_.heads_per_kv - step_group_ * kHeadsPerUnit, kHeadsPerUnit);
+    piece.first_head = args_.first_head(step_head_, step_group_);
+    piece.n_heads = args_.n_heads(step_group_);
     piece.begins = begins_;
     piece.ends = pieces_ == 0 ? ends_ : 0;
     begins_ = 0;
@@ -244,7 +244,7 @@ class DecodeStream {
     from += lane_offset;
 #pragma unroll
     for (int i = 0; i < kMost; i += kAtOnce) {
-      if (kExact || i + lane_offset < bytes) copy_async_16(to + i, from + i, policy);
+      if (kExact || i + lane_offset < bytes) cp_async_16(to + i, from + i, policy);
     }
   }
 
@@ -286,10 +286,10 @@ class DecodeStream {
         const int place = chunk ^ (keys ? key_swizzle(token) : value_swizzle(token));
         const uint32_t at = rows + i * Config::kRowBytes + place * 16;
         if (all_stored) {
-          copy_async_16(at, stored + i * Config::kHeadDim, policy);
+          cp_async_16(at, stored + i * Config::kHeadDim, policy);
         } else {
           const uint16_t* row = token < n_stored ? stored + i * Config::kHeadDim : new_row + chunk * 8;
-          copy_or_zero_async_16(at, row, n_packed <= token && token < n_valid, policy);
+          cp_async_or_zero_16(at, row, n_packed <= token && token < n_valid, policy);
         }
       }
     }

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "backend/cuda/device/check.h"
+#include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/kernels/elementwise.h"
 #include "backend/cuda/kernels/vector.cuh"
 #include "backend/cuda/weight.h"
@@ -34,8 +34,8 @@ __global__ void __launch_bounds__(kThreads) for_each_element(Operation operation
 
 // Runs the operation on [n_rows, n_columns], Wide elements a thread if all `views` allow it.
 template <int Wide, typename Operation>
-void launch(const Operation& operation, std::initializer_list<AnyView> views, std::string_view what,
-            cudaStream_t stream) {
+void run_for_each(const Operation& operation, std::initializer_list<AnyView> views, std::string_view what,
+                  cudaStream_t stream) {
   const int64_t n_rows = views.begin()->shape[0];
   const int64_t n_columns = views.begin()->shape[1];
   if (n_rows == 0 || n_columns == 0) return;
@@ -43,12 +43,8 @@ void launch(const Operation& operation, std::initializer_list<AnyView> views, st
   const int64_t block_columns = kThreads * (wide ? Wide : 1);
   const dim3 grid(static_cast<unsigned>(n_rows),
                   static_cast<unsigned>((n_columns + block_columns - 1) / block_columns));
-  if (wide) {
-    for_each_element<Wide><<<grid, kThreads, 0, stream>>>(operation, n_columns);
-  } else {
-    for_each_element<1><<<grid, kThreads, 0, stream>>>(operation, n_columns);
-  }
-  check_launch(what);
+  const auto kernel = wide ? for_each_element<Wide, Operation> : for_each_element<1, Operation>;
+  launch(what, kernel, grid, kThreads, 0, stream, operation, n_columns);
 }
 
 // ---- Rows of a table ----
@@ -212,11 +208,10 @@ void launch_rotate(const RopeArgs& args, cudaStream_t stream) {
   const auto n_pairs = static_cast<int>(args.inverse_frequency.shape[0]);
   const int threads_x = std::min((n_pairs + Width - 1) / Width, kThreads);
   const int threads_y = std::min(kThreads / threads_x, n_heads);
-  rotate<Width, Pairing><<<static_cast<unsigned>(args.x.shape[0]), dim3(threads_x, threads_y), 0, stream>>>(
-      static_cast<T*>(args.x.data), args.x.stride[0], args.x.stride[1], n_heads,
-      static_cast<const int32_t*>(args.positions.data), static_cast<const float*>(args.inverse_frequency.data),
-      n_pairs);
-  check_launch("rope");
+  launch("rope", rotate<Width, Pairing, T>, static_cast<unsigned>(args.x.shape[0]), dim3(threads_x, threads_y), 0,
+         stream, static_cast<T*>(args.x.data), args.x.stride[0], args.x.stride[1], n_heads,
+         static_cast<const int32_t*>(args.positions.data), static_cast<const float*>(args.inverse_frequency.data),
+         n_pairs);
 }
 
 template <RopePairing Pairing, typename T>
@@ -240,8 +235,8 @@ void embed(const EmbedArgs& args, cudaStream_t stream) {
   require_extent("embed: rows of out", out.shape[0], tokens.shape[0]);
   require_extent("embed: channels of out", out.shape[1], table.cols());
   const TensorView<const Half, 2> rows(table.data(), {table.rows(), table.cols()});
-  launch<4>(TakeRows<Half>{Rows<const Half>(rows), table.rows(), tokens.data, Rows<float>(args.out)}, {args.out, rows},
-            "embed", stream);
+  run_for_each<4>(TakeRows<Half>{Rows<const Half>(rows), table.rows(), tokens.data, Rows<float>(args.out)},
+                  {args.out, rows}, "embed", stream);
 }
 
 void gather(const GatherArgs& args, cudaStream_t stream) {
@@ -250,8 +245,8 @@ void gather(const GatherArgs& args, cudaStream_t stream) {
   const auto out = args.out.as<float, 2>();
   require_extent("gather: rows of out", out.shape[0], rows.shape[0]);
   require_extent("gather: channels of out", out.shape[1], x.shape[1]);
-  launch<4>(TakeRows<float>{Rows<const float>(args.x), x.shape[0], rows.data, Rows<float>(args.out)},
-            {args.out, args.x}, "gather", stream);
+  run_for_each<4>(TakeRows<float>{Rows<const float>(args.x), x.shape[0], rows.data, Rows<float>(args.out)},
+                  {args.out, args.x}, "gather", stream);
 }
 
 void convert(const ConvertArgs& args, cudaStream_t stream) {
@@ -262,7 +257,7 @@ void convert(const ConvertArgs& args, cudaStream_t stream) {
       const Rows<const From> x(args.x.as<From, 2>());
       const Rows<To> out(args.out.as<To, 2>());
       require_same_shape("convert: shape of out", args.out, args.x);
-      launch<4>(Convert<From, To>{x, out}, {args.x, args.out}, "convert", stream);
+      run_for_each<4>(Convert<From, To>{x, out}, {args.x, args.out}, "convert", stream);
     });
   });
 }
@@ -271,7 +266,7 @@ void add_bias(const AnyView& out, const AnyView& bias, cudaStream_t stream) {
   with_floats(out.dtype, "linear: bias", [&](auto element) {
     using T = decltype(element);
     const Rows<T> rows(out.as<T, 2>());
-    launch<4>(AddBias<T>{rows, static_cast<const float*>(bias.data)}, {out, bias}, "linear: bias", stream);
+    run_for_each<4>(AddBias<T>{rows, static_cast<const float*>(bias.data)}, {out, bias}, "linear: bias", stream);
   });
 }
 
@@ -284,7 +279,7 @@ void gate(const GateArgs& args, cudaStream_t stream) {
     const Rows<const T> up(args.up.as<T, 2>());
     const Rows<T> out(args.out.as<T, 2>());
     const auto run = [&](const auto& operation) {
-      launch<8>(operation, {args.gate, args.up, args.out}, "gate", stream);
+      run_for_each<8>(operation, {args.gate, args.up, args.out}, "gate", stream);
     };
     switch (args.activation) {
       case Activation::kSilu:

@@ -1,7 +1,7 @@
 // Random numbers. A thread makes one at a time, and goes on by the size of the grid. Writes 2 bytes an element.
 #include <algorithm>
 
-#include "backend/cuda/device/check.h"
+#include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/kernels/random.h"
 #include "backend/cuda/kernels/vector.cuh"
 
@@ -32,8 +32,7 @@ void fill_random(Half* out, int64_t n, float scale, uint64_t seed, cudaStream_t 
   if (n == 0) return;
   constexpr int64_t kMostBlocks = 65536;
   const int64_t n_blocks = std::min((n + kThreads - 1) / kThreads, kMostBlocks);
-  random_elements<<<static_cast<unsigned>(n_blocks), kThreads, 0, stream>>>(out, n, scale, seed);
-  check_launch("random_weight");
+  launch("random_weight", random_elements, static_cast<unsigned>(n_blocks), kThreads, 0, stream, out, n, scale, seed);
 }
 
 }  // namespace kivi::cuda

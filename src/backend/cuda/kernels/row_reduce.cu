@@ -3,7 +3,7 @@
 // its row twice, the second time from the cache.
 #include <algorithm>
 
-#include "backend/cuda/device/check.h"
+#include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/kernels/row_reduce.h"
 #include "backend/cuda/kernels/vector.cuh"
 #include "backend/require.h"
@@ -100,10 +100,9 @@ void rms_norm(const RmsNormArgs& args, cudaStream_t stream) {
     const bool wide = are_words(kWide, {args.x, args.weight, args.out});
     const auto kernel = wide ? normalise<kWide, T> : normalise<1, T>;
     constexpr int kThreads = 512;  // of a row, half the threads of a multiprocessor's limit: two rows at a time
-    kernel<<<static_cast<unsigned>(x.shape[0]), threads_for(x.shape[1], wide ? kWide : 1, kThreads), 0, stream>>>(
-        x.data, x.stride[0], weight.data, args.epsilon, static_cast<T*>(args.out.data), args.out.stride[0],
-        static_cast<int>(x.shape[1]));
-    check_launch("rms_norm");
+    launch("rms_norm", kernel, static_cast<unsigned>(x.shape[0]), threads_for(x.shape[1], wide ? kWide : 1, kThreads),
+           0, stream, x.data, x.stride[0], weight.data, args.epsilon, static_cast<T*>(args.out.data),
+           args.out.stride[0], static_cast<int>(x.shape[1]));
   });
 }
 
@@ -115,9 +114,8 @@ void argmax(const ArgmaxArgs& args, cudaStream_t stream) {
   if (x.shape[0] == 0) return;
   const bool wide = are_words(kWide, {args.x});
   const auto kernel = wide ? find_largest<kWide> : find_largest<1>;
-  kernel<<<static_cast<unsigned>(x.shape[0]), threads_for(x.shape[1], wide ? kWide : 1, kMostThreads), 0, stream>>>(
-      x.data, x.stride[0], out.data, static_cast<int>(x.shape[1]));
-  check_launch("argmax");
+  launch("argmax", kernel, static_cast<unsigned>(x.shape[0]), threads_for(x.shape[1], wide ? kWide : 1, kMostThreads),
+         0, stream, x.data, x.stride[0], out.data, static_cast<int>(x.shape[1]));
 }
 
 }  // namespace kivi::cuda
