@@ -43,7 +43,7 @@ TEST_P(BackendTest, SumWordsReadsEveryWord) {
   const OnDevice x = upload(words);
   const OnDevice out = poisoned(DType::kI32, {1});
   const int64_t all = std::ssize(words);
-  for (const auto [begin, end] : {std::pair{int64_t{0}, all}, {1, all}, {4, 5}, {8, 32'776}, {4, 3'000'000}, {7, 7}}) {
+  for (const auto& [begin, end] : {std::pair{int64_t{0}, all}, {1, all}, {4, 5}, {8, 32'776}, {4, 3'000'000}, {7, 7}}) {
     const TensorView<const int32_t, 1> part(static_cast<const int32_t*>(x.view.data) + begin, {end - begin});
     backend_->sum_words({part, out.view});
     uint32_t wanted = 0;
