@@ -234,6 +234,9 @@ def main():
     if arguments.json:
         report = {**measured, "ratios": rows, "attention": attention}
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    errors = [row[name]["error"] for row in measured["shapes"] for name in ("bf16", "fp8") if "error" in row[name]]
+    if len(errors) == 2 * len(shapes):
+        sys.exit(f"compare_peers: FlashInfer ran on no shape: {errors[0]}")
 
 
 if __name__ == "__main__":

@@ -347,8 +347,8 @@ class BadCommandLine(Case):
 
     def test_help_and_version(self):
         self.assertRegex(self.ok("--version").stdout, r"\Akivi \d+\.\d+\.\d+\n\Z")
-        for command in [], ["run"], ["info"], ["eval", "perplexity"], ["eval", "agreement"],
-                        ["bench", "attention"], ["bench", "decode"], ["bench", "throughput"], ["compare"]:
+        for command in ([], ["run"], ["info"], ["eval", "perplexity"], ["eval", "agreement"], ["bench", "attention"],
+                        ["bench", "decode"], ["bench", "throughput"], ["compare"]):
             self.assertIn("--help", self.ok(*command, "--help").stdout)
 
 
