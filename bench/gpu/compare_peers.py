@@ -7,7 +7,7 @@
 
 FlashInfer reads 16-bit (bf16) and 8-bit (fp8 e4m3) caches in pages of 16 tokens, with tensor cores and without: the
 faster one counts. It needs its Python packages (bench/gpu/README.md names them) and compiles its kernels at first use:
-about 2 minutes on 16 cores. --build does that where there is no GPU, 15 minutes on one core, and --kernels uses what it
+about 2 minutes on 16 cores. --build does that where there is no GPU, 10 minutes on one core, and --kernels uses what it
 made.
 """
 

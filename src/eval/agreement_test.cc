@@ -41,7 +41,7 @@ class Biased : public FakeDevice {
   void linear(const LinearArgs& args) override {
     FakeDevice::linear(args);
     if (args.out.dtype != DType::kF32 || args.accumulate) return;  // logits alone
-    if (n_calls_++ < 2) return;  // a step computes logits to fetch them and to choose
+    if (n_calls_++ < 2) return;                                    // a step computes logits to fetch them and to choose
     synchronize();
     args.out.as<float, 2>()(0, token_) += by_;
   }

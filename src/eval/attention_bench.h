@@ -26,7 +26,8 @@ struct AttentionShape {
   friend bool operator==(const AttentionShape&, const AttentionShape&) = default;
 };
 
-// Four of one 2-bit cache's size with as many KV heads as query heads, and the same with a quarter of them.
+// The eight that are quoted: from one long sequence to many short ones, with as many KV heads as query heads and with a
+// quarter of them.
 std::span<const AttentionShape> attention_shapes();
 // "64x4096x32x8x128": batch, tokens, query heads, KV heads, head_dim. Throws Error{kInvalidArgument}.
 AttentionShape parse_attention_shape(std::string_view text);
