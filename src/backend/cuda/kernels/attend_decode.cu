@@ -174,12 +174,15 @@ struct DecodeAttention::Memory {
 DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_unique<Memory>(stream)) {
   check(cudaDeviceGetAttribute(&n_multiprocessors_, cudaDevAttrMultiProcessorCount, stream.device()),
         "asking for the GPU's multiprocessors");
+  check(cudaDeviceGetAttribute(&capability_, cudaDevAttrComputeCapabilityMajor, stream.device()),
+        "asking for the GPU's compute capability");
   int64_t warps = 0;
   int64_t channels = 0;  // of all warps
   for (const auto kernels : {decode_kernels_64(), decode_kernels_128(), decode_kernels_256()}) {
     for (const DecodeKernel& kernel : kernels) {
-      warps = std::max(warps, int64_t{n_multiprocessors_} * kernel.n_warps);
-      channels = std::max(channels, int64_t{n_multiprocessors_} * kernel.n_warps * kernel.head_dim);
+      const int64_t n_warps = int64_t{n_multiprocessors_} * launch_of(kernel).n_warps;
+      warps = std::max(warps, n_warps);
+      channels = std::max(channels, n_warps * kernel.head_dim);
     }
   }
   DecodeWorkspace& workspace = memory_->workspace;
@@ -193,6 +196,10 @@ DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_uniqu
 
 DecodeAttention::~DecodeAttention() = default;
 
+const DecodeLaunch& DecodeAttention::launch_of(const DecodeKernel& kernel) const {
+  return capability_ >= 9 ? kernel.wide : kernel.narrow;
+}
+
 void DecodeAttention::plan(const PlanAttendArgs& args, cudaStream_t stream) {
   const DecodeKernel& kernel = find_kernel(args.cache.layout);
   const auto n_sequences = static_cast<int32_t>(args.seq_begin.shape[0] - 1);
@@ -201,7 +208,7 @@ void DecodeAttention::plan(const PlanAttendArgs& args, cudaStream_t stream) {
     fail(ErrorCode::kUnsupported, "decode of {} sequences x {} heads: at most {} sequences and {} together",
          n_sequences, units, kMaxSequences, kMaxUnits);
   }
-  memory_->workspace.n_warps = n_multiprocessors_ * kernel.n_warps;
+  memory_->workspace.n_warps = n_multiprocessors_ * launch_of(kernel).n_warps;
   launch("plan_decode", plan_decode, 1, kPlanThreads, 0, stream,
          DecodePlan{args.cache, args.seq_begin.as<const int32_t, 1>().data, n_sequences, units,
                     StepCosts(args.cache.layout), memory_->workspace});
@@ -241,7 +248,7 @@ void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {
   if (layout.key_bits > 0) decode.key_group_shift = log2_spans(layout.key_group);
   if (layout.value_bits > 0) decode.value_group_shift = log2_spans(layout.value_group);
   decode.workspace = memory_->workspace;
-  kernel.launch(decode, n_multiprocessors_, stream);
+  launch_of(kernel).run(decode, n_multiprocessors_, stream);
 }
 
 }  // namespace kivi::cuda

@@ -19,6 +19,7 @@
 #pragma once
 
 #include <array>
+#include <type_traits>
 
 #include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/kernels/attend_decode_table.h"
@@ -27,9 +28,15 @@
 
 namespace kivi::cuda {
 
+// What this pass of the compiler makes code for.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr bool kIsWide = false;
+#else
+inline constexpr bool kIsWide = true;
+#endif
+
 template <typename Config>
-__global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
-    attend_decode(const __grid_constant__ DecodeArgs args) {
+__device__ __forceinline__ void run_attend_decode(const DecodeArgs& args) {
   std::byte* slots = dynamic_shared();
   __shared__ WarpMemory<Config> memories[Config::kWarps];
   __shared__ BlockParts<Config> parts;
@@ -68,15 +75,20 @@ __global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
 }
 
 template <typename Config>
-void launch_attend_decode(const DecodeArgs& args, int n_blocks, cudaStream_t stream) {
-  launch("attend_decode", attend_decode<Config>, n_blocks, Config::kWarps * kWarpLanes, Config::kSharedBytes, stream,
-         args);
+__global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
+    attend_decode(const __grid_constant__ DecodeArgs args) {
+  if constexpr (Config::kWide == kIsWide) run_attend_decode<Config>(args);
 }
-
 template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup>
 DecodeKernel decode_kernel() {
-  using Config = DecodeConfig<kHeadDim, kKeyBits, kValueBits, kGroup>;
-  return {kHeadDim, kKeyBits, kValueBits, kGroup, Config::kWarps, launch_attend_decode<Config>};
+  constexpr auto launcher = []<bool kWide>(std::bool_constant<kWide>) {
+    using Config = DecodeConfig<kHeadDim, kKeyBits, kValueBits, kGroup, kWide>;
+    return DecodeLaunch{Config::kWarps, [](const DecodeArgs& args, int n_blocks, cudaStream_t stream) {
+                          launch("attend_decode", attend_decode<Config>, n_blocks, Config::kWarps * kWarpLanes,
+                                 Config::kSharedBytes, stream, args);
+                        }};
+  };
+  return {kHeadDim, kKeyBits, kValueBits, kGroup, launcher(std::true_type{}), launcher(std::false_type{})};
 }
 
 template <int kHeadDim>

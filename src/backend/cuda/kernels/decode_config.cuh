@@ -7,13 +7,15 @@
 
 namespace kivi::cuda {
 
-// Bits 0: that side is never packed. Group 0: any multiple of 32, read from the layout.
-template <int kHeadDim_, int kKeyBits_, int kValueBits_, int kGroup_>
+// Bits 0: that side is never packed. Group 0: any multiple of 32, read from the layout. kWide: for GPUs of compute
+// capability 9.0 and more, whose blocks may have 227 KB of shared memory; others have 99 at least.
+template <int kHeadDim_, int kKeyBits_, int kValueBits_, int kGroup_, bool kWide_>
 struct DecodeConfig {
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kKeyBits = kKeyBits_;
   static constexpr int kValueBits = kValueBits_;
   static constexpr int kGroup = kGroup_;
+  static constexpr bool kWide = kWide_;
   static constexpr bool kPacked = kKeyBits > 0 && kValueBits > 0;
   static constexpr int kChannelTiles = kHeadDim / format::kTile;
   static constexpr int kChannelSpans = kHeadDim / format::kTileSpan;
@@ -35,8 +37,8 @@ struct DecodeConfig {
   static_assert(kPieceBytes >= kHeadsPerUnit * kRowBytes);
 
   // Registers are what limits warps. The part of a unit that a warp ends with is kept in its slots.
-  static constexpr int kWarps = kHeadDim <= 128 ? 16 : 8;
-  static constexpr int kRingBytes = 212 * 1024;
+  static constexpr int kWarps = kWide && kHeadDim <= 128 ? 16 : kWide ? 8 : kHeadDim <= 128 ? 8 : 4;
+  static constexpr int kRingBytes = (kWide ? 212 : 92) * 1024;
   static constexpr int kFitting = kRingBytes / (kWarps * kSlotBytes);
   static constexpr int kSlots = kFitting < 4 ? kFitting : 4;
   static constexpr int kSharedBytes = kWarps * kSlots * kSlotBytes;
