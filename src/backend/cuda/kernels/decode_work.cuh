@@ -94,8 +94,8 @@ struct alignas(64) WorkBegin {
 };
 static_assert(sizeof(WorkBegin) == 64);
 
-// What steps cost: every piece (decode_stream.cuh) takes its bytes, and a turn of the warp that waits for it; a unit a
-// turn or two more.
+// What steps cost: every piece (decode_stream.cuh) takes its bytes, and a turn of the warp that waits for it; a unit
+// some turns more. Fitted to the times at which the warps of an H100 were done.
 struct StepCosts {
   int64_t packed = 0;  // a packed step
   int64_t row = 0;     // a token's row of one side
@@ -105,7 +105,7 @@ struct StepCosts {
     constexpr int64_t kTurn = 4096;  // bytes that a warp could have had instead
     packed = layout.payload_bytes() / kPageSteps + kTurn;
     row = int64_t{2} * layout.head_dim + kTurn / format::kWindowPageTokens;
-    unit = 3 * kTurn;
+    unit = 13 * kTurn / 2;
   }
 
   // Of the steps before `n`. Partly packed steps count as packed for their packed side.
