@@ -38,7 +38,7 @@ KvPages pages_of(const KvConfig& config, int64_t n_tokens) {
   const WindowPolicy key = config.key_policy();
   const WindowPolicy value = config.value_policy();
   return {.packed = divide_up(std::max(key.n_packed(n_tokens), value.n_packed(n_tokens)), kPageTokens),
-          .window = window_span(key, n_tokens).n_pages() + window_span(value, n_tokens).n_pages()};
+          .window = n_used_slots(key, n_tokens) + n_used_slots(value, n_tokens)};
 }
 
 KvPages most_pages_of(const KvConfig& config, int64_t n_tokens) {

@@ -44,15 +44,12 @@ struct WindowPolicy {
 
   // 16-bit pages are reached through a row of slots: first those of the sinks, then a ring of `ring` slots.
   KIVI_HD constexpr int32_t sink_slots() const { return (sinks + kWindowPageTokens - 1) / kWindowPageTokens; }
-  // Slots that hold the window and the token that makes it flush, wherever it starts; enough for sequences of
-  // max_tokens.
+  // Slots that hold the window between steps; enough for sequences of max_tokens. Two pages that share a slot have
+  // tokens in different places of it, for there are never more tokens than places.
   KIVI_HD constexpr int32_t ring_slots(int64_t max_tokens) const {
     const int64_t all = (max_tokens - sinks + kWindowPageTokens - 1) / kWindowPageTokens;
-    // A stretch of n tokens touches at most (n + 14) / 16 + 1 pages, and one less if it starts at a page's start.
-    const int64_t longest = int64_t{keep} + flush;
-    const bool aligned = keep % kWindowPageTokens == 0 && flush % kWindowPageTokens == 0;
-    const int64_t window =
-        aligned ? longest / kWindowPageTokens : (longest + kWindowPageTokens - 2) / kWindowPageTokens + 1;
+    const int64_t most_tokens = int64_t{keep} + flush - 1;
+    const int64_t window = (most_tokens + kWindowPageTokens - 1) / kWindowPageTokens;
     const int64_t slots = window < all ? window : all;
     return static_cast<int32_t>(slots > 1 ? slots : 1);
   }
