@@ -53,7 +53,7 @@ void Scheduler::admit(int64_t& n_left) {
 int64_t Scheduler::most_tokens(const Sequence& sequence) const {
   const int64_t context = cache_->capacity().max_tokens;
   const int64_t n_most = sequence.request.max_new_tokens;
-  return n_most == 0 ? context : std::min(context, sequence.n_prompt() + n_most);
+  return (n_most == 0 ? context : std::min(context, sequence.n_prompt() + n_most)) - 1;
 }
 
 double Scheduler::kept_slabs() const {
