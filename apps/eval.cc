@@ -1,9 +1,12 @@
-// kivi eval perplexity: quality of KV caches on a text.
+// kivi eval: quality of KV caches on a text, and whether two devices agree.
 #include <fmt/format.h>
 
 #include <memory>
+#include <sstream>
 
 #include "commands.h"
+#include "core/error.h"
+#include "eval/agreement.h"
 #include "eval/perplexity.h"
 #include "options.h"
 #include "output.h"
@@ -46,12 +49,58 @@ void PerplexityCommand::run() {
   json.write(to_json(results));
 }
 
-}  // namespace
+struct AgreementCommand {
+  ModelOptions model;
+  std::string other_device = "cpu";
+  KvOptions kv{{"f16", "kivi4", "kivi2"}};
+  std::string prompts;
+  AgreementOptions options;
+  JsonOutput json;
 
-void add_eval(CLI::App& app) {
+  void run();
+};
+
+std::vector<std::vector<TokenId>> encode_lines(const Tokenizer& tokenizer, const std::string& path) {
+  std::vector<std::vector<TokenId>> prompts;
+  std::istringstream lines(read_text_file(path));
+  for (std::string line; std::getline(lines, line);) prompts.push_back(tokenizer.encode(line, true, false));
+  if (prompts.empty()) fail(ErrorCode::kInvalidArgument, "{}: has no line; give a prompt in each", path);
+  return prompts;
+}
+
+void AgreementCommand::run() {
+  options.kv = kv.parse();
+  json.check();
+  const Session session = model.load();
+  ModelOptions other_model = model;
+  other_model.backend.device = other_device;
+  const Session other = other_model.load();
+  options.prompts = encode_lines(*session.model->tokenizer, prompts);
+  std::vector<AgreementResult> results;
+  {
+    Progress progress("agreement");
+    options.progress = [&progress](double part) { progress.update(part); };
+    results = measure_agreement({session.backend.get(), session.decoder.get()},
+                                {other.backend.get(), other.decoder.get()}, options);
+  }
+  std::vector<std::vector<std::string>> rows = {
+      {"KV cache", "prompt", "same tokens", "gap here", "gap there", "largest logit difference"}};
+  for (const AgreementResult& r : results) {
+    const auto gap = [&r](int side) { return r.difference ? fmt::format("{:.4f}", r.difference->gaps[side]) : "-"; };
+    rows.push_back({r.kv, fmt::format("{}", r.prompt + 1), fmt::format("{} of {}", r.n_same, options.n_tokens), gap(0),
+                    gap(1), fmt::format("{:.4f}", r.largest_logit_difference)});
+  }
+  if (json.text() == stdout) print_table(stdout, rows);
+  json.write({{"device", session.backend->info().device},
+              {"other_device", other.backend->info().device},
+              {"model", session.model->config.name},
+              {"tokens", options.n_tokens},
+              {"results", to_json(results)}});
+}
+
+void add_perplexity(CLI::App& eval) {
   auto command = std::make_shared<PerplexityCommand>();
-  CLI::App* eval = app.add_subcommand("eval", "Measure quality")->require_subcommand(1);
-  CLI::App* perplexity = eval->add_subcommand("perplexity", "Perplexity of a text, every token through decode");
+  CLI::App* perplexity = eval.add_subcommand("perplexity", "Perplexity of a text, every token through decode");
   command->model.add_to(*perplexity);
   perplexity->add_option("--text", command->text, "Text to predict")->required()->type_name("FILE");
   command->kv.add_to(*perplexity);
@@ -70,6 +119,31 @@ void add_eval(CLI::App& app) {
       ->type_name("N");
   command->json.add_to(*perplexity);
   perplexity->callback([command] { command->run(); });
+}
+
+void add_agreement(CLI::App& eval) {
+  auto command = std::make_shared<AgreementCommand>();
+  CLI::App* agreement =
+      eval.add_subcommand("agreement", "Whether two devices continue prompts with the same text, greedily");
+  command->model.add_to(*agreement);
+  agreement->add_option("--with", command->other_device, "The other device")
+      ->capture_default_str()
+      ->type_name("DEVICE");
+  command->kv.add_to(*agreement);
+  agreement->add_option("--prompts", command->prompts, "A prompt in each line")->required()->type_name("FILE");
+  agreement->add_option("-n", command->options.n_tokens, "Tokens of each continuation")
+      ->capture_default_str()
+      ->type_name("N");
+  command->json.add_to(*agreement);
+  agreement->callback([command] { command->run(); });
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  CLI::App* eval = app.add_subcommand("eval", "Measure quality")->require_subcommand(1);
+  add_perplexity(*eval);
+  add_agreement(*eval);
 }
 
 }  // namespace kivi::app

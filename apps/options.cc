@@ -11,14 +11,18 @@
 
 namespace kivi::app {
 
-void ModelOptions::add_to(CLI::App& app) {
-  path_option_ = app.add_option("-m,--model", path, "Model file (GGUF)")->required()->type_name("MODEL");
-  app.add_option("--device", device,
+void add_device_options(CLI::App& app, BackendOptions& options) {
+  app.add_option("--device", options.device,
                  "cuda, cuda:N, cpu, cpu:avx512, cpu:avx2, cpu:portable or reference; default: the best there is")
       ->type_name("DEVICE");
-  app.add_option("--threads", n_threads, "Threads; default: the physical cores")
+  app.add_option("--threads", options.n_threads, "Threads; default: the physical cores")
       ->check(CLI::Range(1, 1024))
       ->type_name("N");
+}
+
+void ModelOptions::add_to(CLI::App& app) {
+  path_option_ = app.add_option("-m,--model", path, "Model file (GGUF)")->required()->type_name("MODEL");
+  add_device_options(app, backend);
 }
 
 void ModelOptions::add_random_to(CLI::App& app) {
@@ -36,7 +40,7 @@ Session ModelOptions::load() const {
     fail(ErrorCode::kInvalidArgument, "a model is needed: give one with --model or --random-weights");
   }
   Session session;
-  session.backend = make_backend({.device = device, .n_threads = n_threads});
+  session.backend = make_backend(backend);
   session.free_bytes_at_start = static_cast<int64_t>(session.backend->free_bytes());
   session.model = is_random() ? make_random_model(*session.backend, read_model_shape(random_shape))
                               : load_model(*session.backend, path);

@@ -24,11 +24,13 @@ struct Session {
   int64_t weight_bytes = 0;         // on the backend
 };
 
+// --device and --threads.
+void add_device_options(CLI::App& app, BackendOptions& options);
+
 struct ModelOptions {
   std::string path;
   std::string random_shape;  // instead of a file
-  std::string device;
-  std::optional<int> n_threads;
+  BackendOptions backend;
 
   void add_to(CLI::App& app);
   void add_random_to(CLI::App& app);  // --random-weights, for what needs no text

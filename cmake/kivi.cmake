@@ -39,6 +39,9 @@ function(kivi_library name)
   target_link_libraries(${name} PUBLIC kivi_flags ${ARG_DEPS})
 endfunction()
 
+set(KIVI_TEST_ROOT "${PROJECT_SOURCE_DIR}" CACHE STRING
+    "Where tests find their data; . for tests that run in another copy of the sources, from its root")
+
 # kivi_test(NAME SOURCES a_test.cc ... DEPS kivi_core ...): one GoogleTest executable; every case becomes a ctest test.
 function(kivi_test name)
   if(NOT KIVI_TESTS)
@@ -47,7 +50,7 @@ function(kivi_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE kivi_flags ${ARG_DEPS} GTest::gtest GTest::gtest_main)
-  target_compile_definitions(${name} PRIVATE KIVI_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  target_compile_definitions(${name} PRIVATE KIVI_SOURCE_DIR="${KIVI_TEST_ROOT}")
   gtest_discover_tests(${name} PROPERTIES TIMEOUT 600 DISCOVERY_TIMEOUT 120)
 endfunction()
 

@@ -121,6 +121,12 @@ struct ConvertArgs {
   AnyView out;  // [N, C]
 };
 
+// out = the sum of all words of x, modulo 2^32. Nothing reads memory faster: what measurements compare with.
+struct SumWordsArgs {
+  AnyView x;    // [N] i32, dense
+  AnyView out;  // [1] i32
+};
+
 // n_new[b] new tokens of each sequence attend to all stored tokens of their sequence (packed pages, window, sinks) and,
 // causally, to the new tokens themselves in 16 bits. Decoding is one new token, prefill an empty past, and everything
 // between is the same operation. (KIVI, Algorithm 1: prefill step 1; decoding steps 1 and 4. Attend first, then store.)
@@ -201,6 +207,7 @@ class Backend {
   virtual void gather(const GatherArgs& args) = 0;
   virtual void argmax(const ArgmaxArgs& args) = 0;
   virtual void convert(const ConvertArgs& args) = 0;
+  virtual void sum_words(const SumWordsArgs& args);  // Error{kUnsupported} where there is none
   // Before the attend calls of a step, in the order of operations. For devices that share work out there.
   virtual void plan_attend(const PlanAttendArgs& /*args*/) {}
   virtual void attend(const AttendArgs& args) = 0;

@@ -37,6 +37,21 @@ TEST_P(BackendTest, GatherCopiesRows) {
   }
 }
 
+TEST_P(BackendTest, SumWordsReadsEveryWord) {
+  std::vector<int32_t> words(3'000'003);
+  for (int32_t& word : words) word = static_cast<int32_t>(random_());
+  const OnDevice x = upload(words);
+  const OnDevice out = poisoned(DType::kI32, {1});
+  const int64_t all = std::ssize(words);
+  for (const auto& [begin, end] : {std::pair{int64_t{0}, all}, {1, all}, {4, 5}, {8, 32'776}, {4, 3'000'000}, {7, 7}}) {
+    const TensorView<const int32_t, 1> part(static_cast<const int32_t*>(x.view.data) + begin, {end - begin});
+    backend_->sum_words({part, out.view});
+    uint32_t wanted = 0;
+    for (int64_t i = begin; i < end; ++i) wanted += static_cast<uint32_t>(words[static_cast<size_t>(i)]);
+    EXPECT_EQ(download_ints(out).front(), static_cast<int32_t>(wanted)) << begin << " to " << end;
+  }
+}
+
 // ---- Rows reduced ----
 
 TEST_P(BackendTest, RmsNormAgreesWithTheReference) {

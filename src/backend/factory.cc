@@ -79,6 +79,10 @@ std::unique_ptr<Weight> Backend::random_weight(int64_t /*rows*/, int64_t /*cols*
   fail(ErrorCode::kUnsupported, "device {}: has no random weights; use cpu, reference or a GPU", info().device);
 }
 
+void Backend::sum_words(const SumWordsArgs& /*args*/) {
+  fail(ErrorCode::kUnsupported, "device {}: cannot sum words; use cpu, reference or a GPU", info().device);
+}
+
 std::vector<std::string> available_devices() {
   std::vector<std::string> devices = cuda_devices();
   for (const cpu::Isa isa : cpu::available_isas()) devices.push_back(fmt::format("cpu:{}", name(isa)));

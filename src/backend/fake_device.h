@@ -128,6 +128,9 @@ class FakeDevice : public Backend {
   void convert(const ConvertArgs& /*args*/) override {
     fail(ErrorCode::kInternal, "fake device: keys and values have the type of the cache already");
   }
+  void sum_words(const SumWordsArgs& args) override {
+    enqueue([this, args] { inner_->sum_words(args); });
+  }
   void plan_attend(const PlanAttendArgs& args) override {
     enqueue([this, args] { plan_ = args; });
   }

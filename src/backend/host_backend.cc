@@ -1,5 +1,9 @@
 #include "backend/host_backend.h"
 
+#include <atomic>
+
+#include "core/parallel.h"
+
 namespace kivi {
 namespace {
 
@@ -12,6 +16,19 @@ uint64_t random_bits(uint64_t counter) {
 }
 
 }  // namespace
+
+void sum_words_on_host(const SumWordsArgs& args, int n_threads) {
+  const auto x = args.x.as<const int32_t, 1>();
+  std::atomic<uint32_t> total = 0;
+  constexpr int64_t kGrain = 1 << 18;
+  parallel_for(n_threads, x.shape[0], kGrain, [&](int64_t begin, int64_t end) {
+    uint32_t sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; ++i) sum += static_cast<uint32_t>(x.data[i]);
+    total += sum;
+  });
+  args.out.as<int32_t, 1>()(0) = static_cast<int32_t>(total.load());
+}
 
 std::unique_ptr<Weight> HostBackend::random_weight(int64_t rows, int64_t cols, float scale, uint64_t seed) {
   const int64_t n = rows * cols;

@@ -10,6 +10,8 @@
 
 namespace kivi {
 
+void sum_words_on_host(const SumWordsArgs& args, int n_threads);
+
 class HostBackend : public Backend {
  public:
   DType activation_dtype() const override { return DType::kF32; }

@@ -44,6 +44,9 @@ class KvCache {
   // Error{kOutOfMemory} if the backend has no room or memory_bytes is too little for any page.
   KvCache(Backend& backend, const KvShape& shape, const KvConfig& config, const KvCapacity& capacity);
 
+  // For measurements: pages lie in a random order, as in a cache that has been in use for long.
+  void scatter_pages(uint32_t seed) { arena_.scatter(seed); }
+
   // Throws Error{kOutOfMemory} if max_sequences are alive.
   SequenceId create();
   // Frees its pages; should a step be reserved (one that failed), it is no longer in it.

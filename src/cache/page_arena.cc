@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <random>
 
 #include "core/error.h"
 
@@ -19,6 +20,11 @@ PageArena::PageArena(Backend& backend, const SlabLayout& layout, int64_t n_slabs
   kinds_[0] = {.per_slab = layout.packed_per_slab, .granules = layout.packed_page_bytes / layout.granule_bytes};
   kinds_[1] = {.per_slab = layout.window_per_slab, .granules = layout.window_page_bytes / layout.granule_bytes};
   for (Kind& kind : kinds_) kind.by_used.resize(static_cast<size_t>(kind.per_slab) + 1);
+}
+
+void PageArena::scatter(uint32_t seed) {
+  while (n_touched_ < n_slabs()) free_.push_back(n_touched_++);
+  std::shuffle(free_.begin(), free_.end(), std::mt19937(seed));
 }
 
 bool PageArena::has_room(const KvPages& pages) const {

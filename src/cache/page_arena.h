@@ -24,6 +24,10 @@ class PageArena {
   // Throws Error{kOutOfMemory} if the backend has no room, Error{kInvalidArgument} if there would be too many pages.
   PageArena(Backend& backend, const SlabLayout& layout, int64_t n_slabs);
 
+  // Slabs that nothing has used yet will be taken in a random order, as they are when many sequences have come and
+  // gone.
+  void scatter(uint32_t seed);
+
   // Whether so many pages can be taken now. There is room as long as the pages of each kind that are in use never fill
   // more slabs than there are, whatever was given back in between.
   bool has_room(const KvPages& pages) const;

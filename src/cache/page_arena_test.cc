@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <random>
 
@@ -113,6 +114,19 @@ TEST_P(PageArenaTest, SlabsServeEitherKind) {
     for (const PageId page : pages) arena.give_back(page);
   }
   EXPECT_EQ(arena.bytes_held(), 0);
+}
+
+TEST_P(PageArenaTest, ScatteredPagesAreAllThere) {
+  const SlabLayout layout = layout_of(GetParam());
+  PageArena arena(*backend_, layout, 20);
+  const PageId first = arena.take(PageKind::kWindow);
+  arena.scatter(1);
+  std::vector<PageId> pages = {first};
+  while (arena.has_room({.window = 1})) pages.push_back(arena.take(PageKind::kWindow));
+  EXPECT_EQ(std::ssize(pages), 20 * layout.window_per_slab);
+  EXPECT_FALSE(std::is_sorted(pages.begin(), pages.end()));
+  std::sort(pages.begin(), pages.end());
+  EXPECT_EQ(std::adjacent_find(pages.begin(), pages.end()), pages.end());
 }
 
 INSTANTIATE_TEST_SUITE_P(Presets, PageArenaTest,

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "cache/kv_cache.h"
+#include "eval/call_timer.h"
 
 namespace kivi {
 namespace {
@@ -53,12 +54,6 @@ std::vector<TokenId> random_tokens(int64_t n, int64_t vocabulary) {
   std::vector<TokenId> tokens(static_cast<size_t>(n));
   for (TokenId& token : tokens) token = static_cast<TokenId>(random() % static_cast<uint32_t>(vocabulary));
   return tokens;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
 }
 
 void check(const DecodeBenchOptions& options) {

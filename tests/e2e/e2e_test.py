@@ -190,7 +190,40 @@ class Perplexity(Case):
             self.assertEqual(os.listdir(folder), [])
 
 
+class Agreement(Case):
+    def test_instruction_sets_write_the_same(self):
+        with tempfile.TemporaryDirectory() as folder:
+            prompts = Path(folder) / "prompts.txt"
+            prompts.write_text("The capital of France is\nOnce upon a time\n")
+            result = json.loads(self.ok("eval", "agreement", "-m", MODEL, "--device", "cpu", "--with", "cpu:portable",
+                                        "--prompts", prompts, "-n", 6, "--kv", "f16,kivi2", "--json", "-").stdout)
+        self.assertEqual(result["other_device"], "cpu:portable")
+        self.assertEqual([(row["kv"], row["prompt"], row["same"], row["tokens"]) for row in result["results"]],
+                         [(kv, prompt, 6, 6) for kv in ("f16", "kivi2") for prompt in (0, 1)])
+        for row in result["results"]:
+            self.assertIsNone(row["difference"])
+            self.assertLess(row["largest_logit_difference"], 0.1)
+
+
 class Bench(Case):
+    def test_attention(self):
+        result = self.ok("bench", "attention", "--kv", "kivi2,f16", "--shapes", "2x200x4x2x64", "--ragged", "--append",
+                         "--samples", 1, "--json", "-")
+        bench = json.loads(result.stdout)
+        self.assertEqual(list(bench)[:3], ["device", "device_detail", "read_bandwidth_gb_s"])
+        self.assertGreater(bench["read_bandwidth_gb_s"], 0)
+        kivi2, ragged, f16 = bench["results"]
+        for row in kivi2, ragged, f16:
+            self.assertEqual(list(row)[:11], ["kv", "group_size", "batch", "tokens", "q_heads", "kv_heads", "head_dim",
+                                              "microseconds", "bytes", "gb_s", "fraction_of_read_bandwidth"])
+            self.assertAlmostEqual(row["gb_s"], row["bytes"] / row["microseconds"] * 1e-3, delta=1e-6 * row["gb_s"])
+        # All rows of both sequences and the new one; keys of one page and 72 values packed.
+        self.assertEqual(f16["bytes"], 2 * 201 * 2 * 2 * 64 * 2)
+        self.assertEqual(f16["bytes"] - kivi2["bytes"], 2 * (128 + 72) * 2 * 64 * (16 - 3) / 8)
+        self.assertEqual([row["ragged"] for row in bench["results"]], [False, True, False])
+        self.assertEqual([row["steps"] for row in bench["stores"]], [128, 16])
+        self.assertIn("2x200x4x2x64 kivi2 ragged", result.stderr)
+
     def test_json(self):
         bench = json.loads(self.ok("bench", "decode", "-m", MODEL, "--kv", "f16,kivi2", "--depth", "0,300", "-n", 2,
                                    "--repetitions", 1, "--json", "-").stdout)
@@ -271,6 +304,7 @@ class BadCommandLine(Case):
             (["info", "-m", MODEL, "--context", "0"], ["--context"]),
             (["info", "-m", MODEL, "--kv", "kivi2", "--group-size", "48"], ["group-size 48", "16, 32, 64 or 128"]),
             (["info", "-m", MODEL, "--kv", "kivi2:sink=4"], ["sink", "sinks"]),
+            (["eval", "agreement", "-m", MODEL], ["--prompts"]),
             (["eval", "perplexity", "-m", MODEL], ["--text"]),
             (["eval", "perplexity", "-m", MODEL, "--text", LONG_PROMPT], ["2048", "smaller context"]),
             (["eval", "perplexity", "-m", MODEL, "--text", TEXT, "--context", "10000"], ["10000", "8192"]),
@@ -278,6 +312,8 @@ class BadCommandLine(Case):
             (["bench", "decode", "-m", MODEL, "--depth", "-5"], ["-5"]),
             (["bench", "decode", "-m", MODEL, "--depth", "0", "-n", "0"], ["0 tokens"]),
             (["bench", "decode", "-m", MODEL, "--key-bits", "3"], ["key-bits 3", "2, 4, 8 or 16"]),
+            (["bench", "attention", "--shapes", "2x3"], ["2x3", "64x4096x32x8x128"]),
+            (["bench", "attention", "--shapes", "1x64x3x2x64"], ["1x64x3x2x64", "multiple"]),
             (["bench", "decode"], ["--model", "--random-weights"]),
             (["bench", "throughput", "-m", MODEL, "--random-weights", "llama-2-7b"], ["--random-weights"]),
             (["bench", "throughput", "-m", MODEL, "--requests", "0"], ["0 requests"]),
@@ -311,7 +347,8 @@ class BadCommandLine(Case):
 
     def test_help_and_version(self):
         self.assertRegex(self.ok("--version").stdout, r"\Akivi \d+\.\d+\.\d+\n\Z")
-        for command in [], ["run"], ["info"], ["eval", "perplexity"], ["bench", "decode"], ["bench", "throughput"], ["compare"]:
+        for command in ([], ["run"], ["info"], ["eval", "perplexity"], ["eval", "agreement"], ["bench", "attention"],
+                        ["bench", "decode"], ["bench", "throughput"], ["compare"]):
             self.assertIn("--help", self.ok(*command, "--help").stdout)
 
 

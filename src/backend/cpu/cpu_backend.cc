@@ -39,6 +39,7 @@ class CpuBackend : public HostBackend {
   void gather(const GatherArgs& args) override { cpu::gather(typed(args)); }
   void argmax(const ArgmaxArgs& args) override { cpu::argmax(typed(args), n_threads_); }
   void convert(const ConvertArgs& args) override { cpu::convert(typed(args), isa_, n_threads_); }
+  void sum_words(const SumWordsArgs& args) override { sum_words_on_host(args, n_threads_); }
   void attend(const AttendArgs& args) override { attention_.run(args); }
   void store_kv(const StoreKvArgs& args) override { cpu::store_kv(args, n_threads_); }
 

@@ -7,6 +7,7 @@
 #include "backend/cuda/kernels/random.h"
 #include "backend/cuda/kernels/row_reduce.h"
 #include "backend/cuda/kernels/store.h"
+#include "backend/cuda/kernels/sum_words.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/weight.h"
 #include "core/error.h"
@@ -77,6 +78,7 @@ class CudaBackend : public Backend {
   void gather(const GatherArgs& args) override { cuda::gather(args, stream_.enter()); }
   void argmax(const ArgmaxArgs& args) override { cuda::argmax(args, stream_.enter()); }
   void convert(const ConvertArgs& args) override { cuda::convert(args, stream_.enter()); }
+  void sum_words(const SumWordsArgs& args) override { cuda::sum_words(args, stream_.device(), stream_.enter()); }
   void plan_attend(const PlanAttendArgs& args) override { decode_attention_.plan(args, stream_.enter()); }
   void attend(const AttendArgs& args) override {
     // As many rows as sequences: each has one (or none, as padding has), for no step is without a row of each sequence.

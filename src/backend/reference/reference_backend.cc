@@ -22,6 +22,7 @@ class ReferenceBackend : public HostBackend {
   void gather(const GatherArgs& args) override { reference::gather(typed(args)); }
   void argmax(const ArgmaxArgs& args) override { reference::argmax(typed(args)); }
   void convert(const ConvertArgs& args) override { reference::convert(typed(args)); }
+  void sum_words(const SumWordsArgs& args) override { sum_words_on_host(args, 1); }
   void attend(const AttendArgs& args) override { reference::attend(args); }
   void store_kv(const StoreKvArgs& args) override { reference::store_kv(args); }
 };
