@@ -74,6 +74,7 @@ void AgreementCommand::run() {
   const Session session = model.load();
   ModelOptions other_model = model;
   other_model.backend.device = other_device;
+  other_model.backend.dtype.reset();
   const Session other = other_model.load();
   options.prompts = encode_lines(*session.model->tokenizer, prompts);
   std::vector<AgreementResult> results;

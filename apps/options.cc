@@ -10,6 +10,17 @@
 #include "model/random_model.h"
 
 namespace kivi::app {
+namespace {
+
+// With the names that vLLM has for them.
+std::optional<DType> parse_dtype(std::string_view text) {
+  if (text == "auto") return std::nullopt;
+  if (text == "f16" || text == "float16" || text == "half") return DType::kF16;
+  if (text == "bf16" || text == "bfloat16") return DType::kBF16;
+  fail(ErrorCode::kInvalidArgument, "--dtype {}: must be auto, f16 or bf16", text);
+}
+
+}  // namespace
 
 void add_device_options(CLI::App& app, BackendOptions& options) {
   app.add_option("--device", options.device,
@@ -18,6 +29,11 @@ void add_device_options(CLI::App& app, BackendOptions& options) {
   app.add_option("--threads", options.n_threads, "Threads; default: the physical cores")
       ->check(CLI::Range(1, 1024))
       ->type_name("N");
+  app.add_option_function<std::string>(
+         "--dtype", [&options](const std::string& text) { options.dtype = parse_dtype(text); },
+         "What a GPU computes and keeps windows in: f16 or bf16; auto is f16")
+      ->default_str("auto")
+      ->type_name("TYPE");
 }
 
 void ModelOptions::add_to(CLI::App& app) {

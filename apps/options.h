@@ -24,7 +24,7 @@ struct Session {
   int64_t weight_bytes = 0;         // on the backend
 };
 
-// --device and --threads.
+// --device, --threads and --dtype.
 void add_device_options(CLI::App& app, BackendOptions& options);
 
 struct ModelOptions {

@@ -48,7 +48,7 @@ std::vector<std::string> cuda_devices() {
   return devices;
 }
 
-std::unique_ptr<Backend> make_cuda_backend(int device) {
+std::unique_ptr<Backend> make_cuda_backend(int device, DType dtype) {
   const Gpus gpus = find_gpus();
   if (gpus.n == 0) {
     fail(ErrorCode::kUnsupported, "device cuda:{}: there is no NVIDIA GPU to use ({}); use --device cpu", device,
@@ -62,7 +62,7 @@ std::unique_ptr<Backend> make_cuda_backend(int device) {
          "device cuda:{}: its compute capability is {}.{}, at least {}.{} is needed; use --device cpu", device, is / 10,
          is % 10, kLeastCapability / 10, kLeastCapability % 10);
   }
-  return cuda::make_backend(device);
+  return cuda::make_backend(device, dtype);
 }
 
 }  // namespace kivi
