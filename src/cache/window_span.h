@@ -29,7 +29,8 @@ inline WindowSpan window_span(const format::WindowPolicy& policy, int64_t n_toke
 // Slots, each with a page of memory, that a sequence of n_tokens uses.
 inline int64_t n_used_slots(const format::WindowPolicy& policy, int64_t n_tokens) {
   const WindowSpan span = window_span(policy, n_tokens);
-  return span.n_sink_pages + std::min<int64_t>(span.end - span.begin, policy.ring_slots(n_tokens));
+  return span.n_sink_pages +
+         std::min<int64_t>(span.end - span.begin, policy.most_pages(n_tokens) - policy.sink_slots());
 }
 
 // Calls visit(slot) once for each slot of pages of `after` that `before` has not. It may hold a page of `before`.
