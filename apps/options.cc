@@ -22,6 +22,16 @@ std::optional<DType> parse_dtype(std::string_view text) {
 
 }  // namespace
 
+nlohmann::ordered_json describe(const Session& session) {
+  const BackendInfo device = session.backend->info();
+  return {{"device", device.device},
+          {"device_detail", device.detail},
+          {"dtype", name(session.backend->activation_dtype())},
+          {"model", session.model->config.name},
+          {"model_quantisation", session.model->config.quantisation},
+          {"random_weights", session.model->is_random()}};
+}
+
 void add_device_options(CLI::App& app, BackendOptions& options) {
   app.add_option("--device", options.device,
                  "cuda, cuda:N, cpu, cpu:avx512, cpu:avx2, cpu:portable or reference; default: the best there is")
@@ -51,10 +61,19 @@ void ModelOptions::add_random_to(CLI::App& app) {
       ->type_name("SHAPE");
 }
 
-Session ModelOptions::load() const {
+void ModelOptions::check() const {
   if (path.empty() && !is_random()) {
     fail(ErrorCode::kInvalidArgument, "a model is needed: give one with --model or --random-weights");
   }
+}
+
+std::unique_ptr<Model> ModelOptions::open() const {
+  check();
+  return is_random() ? open_random_model(read_model_shape(random_shape)) : open_model(path);
+}
+
+Session ModelOptions::load() const {
+  check();
   Session session;
   session.backend = make_backend(backend);
   session.free_bytes_at_start = static_cast<int64_t>(session.backend->free_bytes());
@@ -65,6 +84,31 @@ Session ModelOptions::load() const {
                              ? session.model->weight_bytes
                              : session.free_bytes_at_start - static_cast<int64_t>(session.backend->free_bytes());
   return session;
+}
+
+void MemoryOptions::add_to(CLI::App& app) {
+  app.add_option("--memory-fraction", fraction_,
+                 fmt::format("Part of a GPU's memory, after the weights, that activations and KV cache may take; "
+                             "default: {}",
+                             EngineOptions{}.memory_fraction))
+      ->type_name("X");
+  app.add_option("--kv-memory", kv_gib_, "Most GiB of the KV cache; 0: as it needs, or what --memory-fraction leaves")
+      ->capture_default_str()
+      ->type_name("X");
+}
+
+void MemoryOptions::apply_to(EngineOptions& options, Backend& backend) const {
+  constexpr double kMostGib = 1 << 20;
+  if (!(kv_gib_ >= 0 && kv_gib_ <= kMostGib)) {
+    fail(ErrorCode::kInvalidArgument, "--kv-memory {}: must be 0 to {}", kv_gib_, kMostGib);
+  }
+  options.capacity.memory_bytes = static_cast<int64_t>(kv_gib_ * (1 << 30));
+  options.memory_fraction = fraction_.value_or(options.memory_fraction);
+  options.validate();
+  if (fraction_ && backend.free_bytes() == 0) {
+    fail(ErrorCode::kInvalidArgument, "--memory-fraction {}: device {} does not say what is free; use --kv-memory",
+         *fraction_, backend.info().device);
+  }
 }
 
 void KvOptions::add_to(CLI::App& app) {

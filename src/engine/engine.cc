@@ -7,19 +7,9 @@
 namespace kivi {
 namespace {
 
-void check(const EngineOptions& options) {
-  if (options.max_step_tokens < 1 || options.horizon < 0) {
-    fail(ErrorCode::kInvalidArgument, "{} prompt tokens a step, horizon {}: must be at least 1 and 0",
-         options.max_step_tokens, options.horizon);
-  }
-  if (!(options.memory_fraction > 0 && options.memory_fraction <= 1)) {
-    fail(ErrorCode::kInvalidArgument, "memory fraction {}: must be above 0 and at most 1", options.memory_fraction);
-  }
-}
-
 // On a device that says what is free, activations are allocated now, and pages get what is left of the fraction.
 KvCapacity bounded(Backend& backend, Decoder& decoder, const EngineOptions& options) {
-  check(options);
+  options.validate();
   KvCapacity capacity = options.capacity;
   const size_t n_free = backend.free_bytes();
   if (n_free == 0) return capacity;
@@ -38,6 +28,16 @@ KvCapacity bounded(Backend& backend, Decoder& decoder, const EngineOptions& opti
 }
 
 }  // namespace
+
+void EngineOptions::validate() const {
+  if (max_step_tokens < 1 || horizon < 0) {
+    fail(ErrorCode::kInvalidArgument, "{} prompt tokens a step, horizon {}: must be at least 1 and 0", max_step_tokens,
+         horizon);
+  }
+  if (!(memory_fraction > 0 && memory_fraction <= 1)) {
+    fail(ErrorCode::kInvalidArgument, "memory fraction {}: must be above 0 and at most 1", memory_fraction);
+  }
+}
 
 Engine::Engine(Backend& backend, Decoder& decoder, const EngineOptions& options)
     : decoder_(&decoder),

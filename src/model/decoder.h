@@ -53,6 +53,8 @@ class Decoder {
   // Allocates what steps of so many rows and wanted rows need. A larger step allocates by itself, which costs its
   // recordings.
   void reserve(int64_t n_rows, int64_t n_wanted_rows);
+  // Frees them, and the recordings. Later steps allocate again.
+  void release();
   int64_t activation_bytes() const { return activations_.size_bytes(); }
 
   // Records greedy steps of every batch size of a cache ahead of time, where the backend records.

@@ -4,7 +4,7 @@
 
 namespace kivi {
 
-std::unique_ptr<Model> load_model(Backend& backend, const std::string& path) {
+std::unique_ptr<Model> open_model(const std::string& path) {
   auto model = std::make_unique<Model>();
   model->file = std::make_unique<GgufFile>(path);
   model->config = read_config(*model->file);
@@ -13,6 +13,11 @@ std::unique_ptr<Model> load_model(Backend& backend, const std::string& path) {
   model->default_system_prompt = default_system_prompt(spec.chat_template);
   model->tokenizer = make_tokenizer(std::move(spec));
   for (const auto& [name, tensor] : model->file->tensors()) model->weight_bytes += tensor.view.size_bytes();
+  return model;
+}
+
+std::unique_ptr<Model> load_model(Backend& backend, const std::string& path) {
+  auto model = open_model(path);
   model->weights = load_weights(backend, *model->file, model->config);
   return model;
 }

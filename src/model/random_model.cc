@@ -84,13 +84,18 @@ int64_t random_weight_bytes(const ModelConfig& c) {
   return 2 * (c.n_layers * layer + vocabulary) + 4 * vectors;
 }
 
-std::unique_ptr<Model> make_random_model(Backend& backend, const ModelConfig& config) {
+std::unique_ptr<Model> open_random_model(const ModelConfig& config) {
   check(config);
   auto model = std::make_unique<Model>();
   model->config = config;
   model->config.name = config.name + ", random weights";
   model->config.quantisation = "random 16 bits";
   model->weight_bytes = random_weight_bytes(config);
+  return model;
+}
+
+std::unique_ptr<Model> make_random_model(Backend& backend, const ModelConfig& config) {
+  auto model = open_random_model(config);
   const ModelConfig& c = model->config;
   const int64_t q = c.n_heads * c.head_dim;
   const int64_t qkv = q + 2 * c.n_kv_heads * c.head_dim;
