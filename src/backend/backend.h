@@ -164,6 +164,7 @@ struct PlanAttendArgs {
 class Recording {
  public:
   virtual ~Recording() = default;
+  virtual int64_t n_launches() const { return 0; }  // kernels that it runs; 0 if it does not know
 };
 
 class Backend {

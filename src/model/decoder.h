@@ -48,6 +48,7 @@ class Decoder {
   Decoder(Backend& backend, const ModelWeights& weights);
 
   const ModelConfig& config() const { return weights_->config; }
+  const ModelWeights& weights() const { return *weights_; }
   KvShape kv_shape() const { return kivi::kv_shape(config()); }
 
   // Allocates what steps of so many rows and wanted rows need. A larger step allocates by itself, which costs its

@@ -253,6 +253,8 @@ class Bench(Case):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "shape.json"
             path.write_text(json.dumps(shape))
+            step = json.loads(self.ok("bench", "step", "--random-weights", path, "--kv", "kivi2", "--batch", 4,
+                                      "--tokens", 300, "--samples", 1, "--json", "-").stdout)
             result = self.ok("bench", "throughput", "--random-weights", path, "--kv", "f16,kivi2", "--requests", 20,
                              "--prompt", 161, "--output", 30, "--kv-memory", 0.002, "--json", "-")
             decode = json.loads(self.ok("bench", "decode", "--random-weights", path, "--depth", 0, "-n", 2,
@@ -261,7 +263,9 @@ class Bench(Case):
                                        "--requests", 100, "--prompt", 1020, "--output", 4, "--kv-memory", 0.003,
                                        "--decode-only", "--batch-sweep", "--json", "-").stdout)
         bench = json.loads(result.stdout)
-        for report in bench, decode:
+        self.assertEqual({part["operation"]: part["calls"] for part in step["results"][0]["operations"]}["linear"], 9)
+        self.assertGreater(step["results"][0]["step_us"], 0)
+        for report in bench, decode, step:
             self.assertIn("random weights", report["model"])
             self.assertTrue(report["random_weights"])
         self.assertIn("f16, 20 requests", result.stderr)
@@ -333,6 +337,7 @@ class BadCommandLine(Case):
             (["bench", "attention", "--shapes", "1x64x3x2x64"], ["1x64x3x2x64", "multiple"]),
             (["bench", "decode"], ["--model", "--random-weights"]),
             (["bench", "throughput", "-m", MODEL, "--random-weights", "llama-2-7b"], ["--random-weights"]),
+            (["bench", "step", "-m", MODEL, "--batch", "0"], ["batch of 0"]),
             (["bench", "throughput", "-m", MODEL, "--requests", "0"], ["0 requests"]),
             (["bench", "throughput", "-m", MODEL, "--memory-fraction", "2"], ["memory fraction 2"]),
             (["bench", "throughput", "-m", MODEL, "--device", "cpu", "--memory-fraction", "0.5"], ["--kv-memory"]),
@@ -371,7 +376,7 @@ class BadCommandLine(Case):
     def test_help_and_version(self):
         self.assertRegex(self.ok("--version").stdout, r"\Akivi \d+\.\d+\.\d+\n\Z")
         for command in ([], ["run"], ["info"], ["eval", "perplexity"], ["eval", "agreement"], ["bench", "attention"],
-                        ["bench", "decode"], ["bench", "throughput"], ["compare"]):
+                        ["bench", "decode"], ["bench", "step"], ["bench", "throughput"], ["compare"]):
             self.assertIn("--help", self.ok(*command, "--help").stdout)
 
 
