@@ -23,7 +23,7 @@ struct DecodeCommand {
 void DecodeCommand::run() {
   options.kv = kv.parse();
   json.check();
-  const Session session = model.load();
+  const Session session = model.load(options.kv);
   std::vector<DecodeBenchResult> results;
   {
     Progress progress("decode");

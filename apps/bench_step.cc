@@ -42,7 +42,7 @@ void print(const StepResult& result) {
 void StepCommand::run() {
   options.kv = kv.parse();
   json.check();
-  const Session session = model.load();
+  const Session session = model.load(options.kv);
   memory.apply_to(options.engine, *session.backend);
   options.on_result = [](const StepResult& result) {
     fmt::print(stderr, "{}: {:.3f} ms a step\n", result.kv, 1e-3 * result.step_microseconds);

@@ -32,7 +32,7 @@ std::string tokens_per_s(double value) {
 void ThroughputCommand::run() {
   options.kv = kv.parse();
   json.check();
-  const Session session = model.load();
+  const Session session = model.load(options.kv);
   memory.apply_to(options.engine, *session.backend);
   options.free_bytes_at_start = session.free_bytes_at_start;
   options.weight_bytes = session.weight_bytes;

@@ -49,7 +49,7 @@ class Comparison {
       : options_(options),
         configs_(options.kv.parse()),
         sampling_(options.sampling.parse()),
-        session_(options.model.load()) {}
+        session_(options.model.load(configs_)) {}
 
   void run();
 

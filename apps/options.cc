@@ -5,6 +5,7 @@
 #include <iterator>
 #include <random>
 
+#include "cache/kv_support.h"
 #include "core/error.h"
 #include "eval/model_shape.h"
 #include "model/random_model.h"
@@ -61,28 +62,25 @@ void ModelOptions::add_random_to(CLI::App& app) {
       ->type_name("SHAPE");
 }
 
-void ModelOptions::check() const {
+std::unique_ptr<Model> ModelOptions::open() const {
   if (path.empty() && !is_random()) {
     fail(ErrorCode::kInvalidArgument, "a model is needed: give one with --model or --random-weights");
   }
-}
-
-std::unique_ptr<Model> ModelOptions::open() const {
-  check();
   return is_random() ? open_random_model(read_model_shape(random_shape)) : open_model(path);
 }
 
-Session ModelOptions::load() const {
-  check();
+Session ModelOptions::load(std::span<const KvConfig> caches) const {
   Session session;
   session.backend = make_backend(backend);
-  session.free_bytes_at_start = static_cast<int64_t>(session.backend->free_bytes());
-  session.model = is_random() ? make_random_model(*session.backend, read_model_shape(random_shape))
-                              : load_model(*session.backend, path);
+  const auto free_bytes = [&session] { return static_cast<int64_t>(session.backend->free_bytes()); };
+  session.free_bytes_at_start = free_bytes();
+  session.model = open();
+  const ModelConfig& config = session.model->config;
+  for (const KvConfig& kv : caches) require_kernels(*session.backend, kv_shape(config), config.n_heads, kv);
+  const int64_t free_before = free_bytes();
+  load_weights(*session.backend, *session.model);
   session.decoder = std::make_unique<Decoder>(*session.backend, session.model->weights);
-  session.weight_bytes = session.free_bytes_at_start == 0
-                             ? session.model->weight_bytes
-                             : session.free_bytes_at_start - static_cast<int64_t>(session.backend->free_bytes());
+  session.weight_bytes = free_before == 0 ? session.model->weight_bytes : free_before - free_bytes();
   return session;
 }
 

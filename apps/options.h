@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,12 +41,11 @@ struct ModelOptions {
   void add_to(CLI::App& app);
   void add_random_to(CLI::App& app);  // --random-weights, for what needs no text
   bool is_random() const { return !random_shape.empty(); }
-  Session load() const;
   std::unique_ptr<Model> open() const;  // without weights
+  // Throws Error{kUnsupported} before it loads anything if the device has no kernels for one of the caches.
+  Session load(std::span<const KvConfig> caches) const;
 
  private:
-  void check() const;
-
   CLI::Option* path_option_ = nullptr;
 };
 

@@ -74,7 +74,7 @@ Runner::Runner(const RunOptions& options)
     : options_(options),
       kv_(options.kv.parse().front()),
       sampling_(options.sampling.parse()),
-      session_(options.model.load()),
+      session_(options.model.load({&kv_, 1})),
       format_(choose_format()),
       longest_(session_.model->config.context_length) {
   if (!options.context) return;

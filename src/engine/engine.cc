@@ -76,7 +76,8 @@ void Engine::check(const Request& request) const {
   const int64_t n_most = request.max_new_tokens == 0 ? context : std::min(context, n_prompt + request.max_new_tokens);
   if (!cache_.can_ever_hold(n_most)) {
     fail(ErrorCode::kOutOfMemory,
-         "{} tokens of prompt and output: more than the KV cache of {} bytes can hold; ask for fewer or give it more",
+         "{} tokens of prompt and output: more than the KV cache of {} bytes can hold; ask for fewer, or raise "
+         "--memory-fraction or --kv-memory",
          n_most, cache_.capacity_bytes());
   }
   const int64_t vocabulary = decoder_->config().vocab_size;
@@ -97,9 +98,20 @@ std::vector<Event> Engine::step() {
     const std::span<Sequence* const> step = scheduler_.schedule();
     if (!step.empty()) run(step);
   } catch (const Error& error) {
-    while (!scheduler_.running().empty()) finish(*scheduler_.running().back(), FinishReason::kFailed, error);
+    fail_running(error);
   }
   return std::exchange(events_, {});
+}
+
+// What a device reports says which operation failed, not on which sequence: so each is named with what it was.
+void Engine::fail_running(const Error& error) {
+  const size_t n_running = scheduler_.running().size();
+  while (!scheduler_.running().empty()) {
+    Sequence& sequence = *scheduler_.running().back();
+    const std::string what = fmt::format("{} (request {}, of {} tokens, {} of them new; {} sequences in the step)",
+                                         error.what(), sequence.id, sequence.n_tokens(), sequence.n_step, n_running);
+    finish(sequence, FinishReason::kFailed, Error(error.code(), what));
+  }
 }
 
 void Engine::run(std::span<Sequence* const> step) {

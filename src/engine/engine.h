@@ -80,6 +80,7 @@ class Engine {
   void choose(std::span<Sequence* const> step, const DecoderOutput& output);
   void count(std::span<Sequence* const> step, double seconds);
   void take(Sequence& sequence, TokenId token);
+  void fail_running(const Error& error);
   void finish(Sequence& sequence, FinishReason reason, std::optional<Error> error = {});
   Event& add_event(RequestId id);
 

@@ -118,7 +118,8 @@ void Scheduler::make_room() {
   if (drop_oldest_kept()) return;
   const auto youngest = std::ranges::max_element(running_, {}, [](const auto& sequence) { return sequence->id; });
   if (running_.size() == 1) {
-    fail(ErrorCode::kOutOfMemory, "no room in the KV cache of {} bytes for {} tokens; allow it more memory",
+    fail(ErrorCode::kOutOfMemory,
+         "no room in the KV cache of {} bytes for {} tokens; raise --memory-fraction or --kv-memory",
          cache_->capacity_bytes(), (*youngest)->n_tokens());
   }
   std::erase(step_, youngest->get());

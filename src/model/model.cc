@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include "model/random_model.h"
 #include "model/tokenizer_spec.h"
 
 namespace kivi {
@@ -16,10 +17,9 @@ std::unique_ptr<Model> open_model(const std::string& path) {
   return model;
 }
 
-std::unique_ptr<Model> load_model(Backend& backend, const std::string& path) {
-  auto model = open_model(path);
-  model->weights = load_weights(backend, *model->file, model->config);
-  return model;
+void load_weights(Backend& backend, Model& model) {
+  model.weights =
+      model.is_random() ? random_weights(backend, model.config) : load_weights(backend, *model.file, model.config);
 }
 
 }  // namespace kivi

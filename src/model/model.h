@@ -27,6 +27,7 @@ struct Model {
 
 // All but the weights. Throws Error as GgufFile, read_config and make_tokenizer do.
 std::unique_ptr<Model> open_model(const std::string& path);
-std::unique_ptr<Model> load_model(Backend& backend, const std::string& path);
+// Those of an open model: of its file, or random ones (random_model.h).
+void load_weights(Backend& backend, Model& model);
 
 }  // namespace kivi

@@ -94,14 +94,12 @@ std::unique_ptr<Model> open_random_model(const ModelConfig& config) {
   return model;
 }
 
-std::unique_ptr<Model> make_random_model(Backend& backend, const ModelConfig& config) {
-  auto model = open_random_model(config);
-  const ModelConfig& c = model->config;
+ModelWeights random_weights(Backend& backend, const ModelConfig& c) {
   const int64_t q = c.n_heads * c.head_dim;
   const int64_t qkv = q + 2 * c.n_kv_heads * c.head_dim;
 
   Maker make(backend);
-  ModelWeights& weights = model->weights;
+  ModelWeights weights;
   weights.config = c;
   weights.embedding = make.matrix(c.vocab_size, c.hidden_size);
   weights.output_norm = make.ones(c.hidden_size);
@@ -118,7 +116,7 @@ std::unique_ptr<Model> make_random_model(Backend& backend, const ModelConfig& co
     layer.down = make.matrix(c.hidden_size, c.ffn_size);
     weights.layers.push_back(std::move(layer));
   }
-  return model;
+  return weights;
 }
 
 }  // namespace kivi

@@ -361,9 +361,9 @@ class BadCommandLine(Case):
             (["eval", "perplexity", "-m", MODEL, "--text", "/no/such/text"], ["/no/such/text"]),
             (["compare", "-m", "/no/such/model.gguf"], ["/no/such/model.gguf"]),
             (["bench", "throughput", "--random-weights", "llama-9"], ["llama-9", "llama-2-7b"]),
-            (["bench", "throughput", "-m", MODEL, "--kv-memory", "0.001"], ["KV cache", "more"]),
-            (["run", "-m", MODEL, "-p", "x", "--kv-memory", "0.001"], ["KV cache", "more"]),
-            (["compare", "-m", MODEL, "-p", "x", "--kv-memory", "0.001"], ["KV cache", "more"]),
+            (["bench", "throughput", "-m", MODEL, "--kv-memory", "0.001"], ["KV cache", "--kv-memory"]),
+            (["run", "-m", MODEL, "-p", "x", "--kv-memory", "0.001"], ["KV cache", "--kv-memory"]),
+            (["compare", "-m", MODEL, "-p", "x", "--kv-memory", "0.001"], ["KV cache", "--kv-memory"]),
         ):
             self.refused(1, fragments, *args)
         self.refused(1, ["sse9"], "info", "-m", MODEL, env={"KIVI_FORCE_ISA": "sse9"})
