@@ -23,7 +23,7 @@ struct DecodeCommand {
 void DecodeCommand::run() {
   options.kv = kv.parse();
   json.check();
-  const Session session = model.load();
+  const Session session = model.load(options.kv);
   std::vector<DecodeBenchResult> results;
   {
     Progress progress("decode");
@@ -44,15 +44,12 @@ void DecodeCommand::run() {
     fmt::print("{}: {}\n", session.model->config.name, device.detail);
     print_table(stdout, rows);
   }
-  json.write({{"device", device.device},
-              {"device_detail", device.detail},
-              {"n_threads", device.n_threads},
-              {"model", session.model->config.name},
-              {"model_quantisation", session.model->config.quantisation},
-              {"random_weights", model.is_random()},
-              {"n_decode", options.n_decode},
-              {"repetitions", options.repetitions},
-              {"results", to_json(results)}});
+  nlohmann::ordered_json report = describe(session);
+  report["n_threads"] = device.n_threads;
+  report["n_decode"] = options.n_decode;
+  report["repetitions"] = options.repetitions;
+  report["results"] = to_json(results);
+  json.write(report);
 }
 
 }  // namespace

@@ -16,12 +16,13 @@ struct ThroughputCommand {
   ModelOptions model;
   KvOptions kv{{"f16", "kivi4", "kivi2"}};
   ThroughputOptions options{.n_requests = 64, .n_prompt = 161, .n_output = 338};
-  double kv_memory_gib = 0.0;
+  MemoryOptions memory;
   bool sweeps = false;
   JsonOutput json;
 
   void run();
-  void print(const Session& session, const std::vector<ThroughputResult>& results) const;
+  void print(const Session& session, const std::vector<ThroughputResult>& results,
+             const std::vector<MemoryComparison>& memory_rows) const;
 };
 
 std::string tokens_per_s(double value) {
@@ -30,9 +31,9 @@ std::string tokens_per_s(double value) {
 
 void ThroughputCommand::run() {
   options.kv = kv.parse();
-  options.kv_memory_bytes = static_cast<int64_t>(kv_memory_gib * 1024 * 1024 * 1024);
   json.check();
-  const Session session = model.load();
+  const Session session = model.load(options.kv);
+  memory.apply_to(options.engine, *session.backend);
   options.free_bytes_at_start = session.free_bytes_at_start;
   options.weight_bytes = session.weight_bytes;
   std::optional<Progress> progress;
@@ -47,20 +48,19 @@ void ThroughputCommand::run() {
   };
   const auto results = sweeps ? sweep_batches(*session.backend, *session.decoder, options)
                               : bench_throughput(*session.backend, *session.decoder, options);
-  const BackendInfo device = session.backend->info();
-  if (json.text() == stdout) print(session, results);
-  json.write({{"device", device.device},
-              {"device_detail", device.detail},
-              {"model", session.model->config.name},
-              {"model_quantisation", session.model->config.quantisation},
-              {"random_weights", model.is_random()},
-              {"prompts_computed", !options.decode_only},
-              {"max_step_tokens", options.max_step_tokens},
-              {"memory_fraction", options.memory_fraction},
-              {"results", to_json(results)}});
+  const auto memory_rows = sweeps ? compare_memory(results) : std::vector<MemoryComparison>{};
+  if (json.text() == stdout) print(session, results, memory_rows);
+  nlohmann::ordered_json report = describe(session);
+  report["prompts_computed"] = !options.decode_only;
+  report["max_step_tokens"] = options.engine.max_step_tokens;
+  report["memory_fraction"] = options.engine.memory_fraction;
+  report["results"] = to_json(results);
+  if (sweeps) report["memory"] = to_json(memory_rows);
+  json.write(report);
 }
 
-void ThroughputCommand::print(const Session& session, const std::vector<ThroughputResult>& results) const {
+void ThroughputCommand::print(const Session& session, const std::vector<ThroughputResult>& results,
+                              const std::vector<MemoryComparison>& memory_rows) const {
   fmt::print("{}: {}\n", session.model->config.name, session.backend->info().detail);
   fmt::print("Requests of {} prompt and {} output tokens{}; weights {}.\n", options.n_prompt, options.n_output,
              options.decode_only ? ", prompts not computed" : "", format_bytes(session.weight_bytes));
@@ -74,6 +74,19 @@ void ThroughputCommand::print(const Session& session, const std::vector<Throughp
                     fmt::format("{}", r.kv_capacity_tokens), fmt::format("{}", r.max_running),
                     fmt::format("{}", r.preemptions), fmt::format("{:.2f}", r.step_ms_p50),
                     fmt::format("{:.2f}", r.step_ms_p90), fmt::format("{:.2f}", r.step_ms_p99)});
+  }
+  print_table(stdout, rows);
+  if (memory_rows.empty()) return;
+  fmt::print("\nMemory beside {}, peaks at its largest batch, {}, weights included.\n", memory_rows.front().kv,
+             memory_rows.front().largest_batch);
+  rows = {{"KV cache", "room, tokens", "of the first's", "largest batch", "of the first's", "peak memory",
+           "the first's to it"}};
+  for (const MemoryComparison& row : memory_rows) {
+    const bool is_run = row.peak_memory_bytes > 0;
+    rows.push_back({row.kv, fmt::format("{}", row.kv_capacity_tokens), fmt::format("{:.2f}", row.capacity_ratio),
+                    fmt::format("{}", row.largest_batch), fmt::format("{:.2f}", row.batch_ratio),
+                    is_run ? format_bytes(row.peak_memory_bytes) : "-",
+                    is_run ? fmt::format("{:.2f}", row.peak_memory_ratio) : "-"});
   }
   print_table(stdout, rows);
 }
@@ -94,12 +107,9 @@ void add_bench_throughput(CLI::App& bench) {
   add("--prompt-tokens,--prompt", options.n_prompt, "Tokens of each prompt");
   add("--output-tokens,--output", options.n_output, "Tokens of each output");
   add("--max-sequences", options.max_sequences, "Requests that run at a time, at most; 0: as many as fit");
-  add("--step-tokens", options.max_step_tokens, "Tokens of prompts in a step; a longer prompt runs in chunks of this");
-  add("--memory-fraction", options.memory_fraction,
-      "Part of a GPU's memory, after the weights, that activations and KV cache may take")
-      ->type_name("X");
-  add("--kv-memory", command->kv_memory_gib, "Most GiB of the KV cache; 0: what --memory-fraction leaves")
-      ->type_name("X");
+  add("--step-tokens", options.engine.max_step_tokens,
+      "Tokens of prompts in a step; a longer prompt runs in chunks of this");
+  command->memory.add_to(*throughput);
   throughput->add_flag("--decode-only", options.decode_only,
                        "Do not compute prompts: their pages are taken as they are, and decoding alone is measured");
   throughput->add_flag("--batch-sweep", command->sweeps,

@@ -14,6 +14,7 @@ void add_bench(CLI::App& app);
 // Of bench.
 void add_bench_attention(CLI::App& bench);
 void add_bench_decode(CLI::App& bench);
+void add_bench_step(CLI::App& bench);
 void add_bench_throughput(CLI::App& bench);
 
 }  // namespace kivi::app

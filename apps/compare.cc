@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "commands.h"
 #include "core/error.h"
@@ -21,6 +22,7 @@ struct CompareOptions {
   std::string prompt = "Explain in a few sentences what a key-value cache is.";
   int64_t n_tokens = 128;
   SamplingOptions sampling;
+  MemoryOptions memory;
   std::string text;
   int64_t context = 1024;
   int64_t n_chunks = 2;
@@ -47,7 +49,7 @@ class Comparison {
       : options_(options),
         configs_(options.kv.parse()),
         sampling_(options.sampling.parse()),
-        session_(options.model.load()) {}
+        session_(options.model.load(configs_)) {}
 
   void run();
 
@@ -84,8 +86,9 @@ std::vector<TokenId> Comparison::encode_prompt() const {
 
 Row Comparison::answer(const KvConfig& config, const std::vector<TokenId>& prompt, int64_t n_tokens,
                        const std::function<void(std::string_view)>& show) const {
-  const KvCapacity capacity{.max_tokens = static_cast<int64_t>(prompt.size()) + n_tokens};
-  Engine engine(*session_.backend, *session_.decoder, {.kv = config, .capacity = capacity});
+  EngineOptions options{.kv = config, .capacity = {.max_tokens = static_cast<int64_t>(prompt.size()) + n_tokens}};
+  options_.memory.apply_to(options, *session_.backend);
+  Engine engine(*session_.backend, *session_.decoder, options);
   const Request request{.prompt = prompt,
                         .max_new_tokens = n_tokens,
                         .stop_ids = session_.model->tokenizer->end_ids(),
@@ -114,8 +117,10 @@ void Comparison::run() {
   answer(configs_.front(), {prompt.begin(), prompt.begin() + 1}, 2, [](std::string_view) {});
   std::vector<Row> rows;
   for (const KvConfig& config : configs_) {
-    show(fmt::format("--- {} ---\n", config.name));
-    rows.push_back(answer(config, prompt, options_.n_tokens, show));
+    std::string title = fmt::format("--- {} ---\n", config.name);
+    rows.push_back(answer(config, prompt, options_.n_tokens,
+                          [&](std::string_view text) { show(std::exchange(title, {}) + std::string(text)); }));
+    show(title);  // of an empty answer
     show("\n\n");
   }
   if (!options_.text.empty()) measure_quality(rows);
@@ -189,6 +194,7 @@ void add_compare(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str()
       ->type_name("K");
+  options->memory.add_to(*compare);
   options->sampling.add_to(*compare);
   options->json.add_to(*compare);
   compare->callback([options] {

@@ -28,7 +28,7 @@ void PerplexityCommand::run() {
   options.kv = kv.parse();
   json.check();
   const std::string content = read_text_file(text);
-  const Session session = model.load();
+  const Session session = model.load(options.kv);
   const std::vector<TokenId> tokens = session.model->tokenizer->encode(content, false, false);
   std::vector<PerplexityResult> results;
   {
@@ -71,10 +71,11 @@ std::vector<std::vector<TokenId>> encode_lines(const Tokenizer& tokenizer, const
 void AgreementCommand::run() {
   options.kv = kv.parse();
   json.check();
-  const Session session = model.load();
+  const Session session = model.load(options.kv);
   ModelOptions other_model = model;
   other_model.backend.device = other_device;
-  const Session other = other_model.load();
+  other_model.backend.dtype.reset();
+  const Session other = other_model.load(options.kv);
   options.prompts = encode_lines(*session.model->tokenizer, prompts);
   std::vector<AgreementResult> results;
   {

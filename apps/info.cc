@@ -19,12 +19,15 @@ struct InfoOptions {
   JsonOutput json;
 };
 
-nlohmann::ordered_json model_json(const InfoOptions& options, const Session& session) {
-  const ModelConfig& config = session.model->config;
+nlohmann::ordered_json model_json(const InfoOptions& options, const Model& model) {
+  const ModelConfig& config = model.config;
+  nlohmann::ordered_json architecture;  // null for random weights
+  if (!model.is_random()) architecture = config.architecture->name;
   return {{"name", config.name},
           {"file", options.model.path},
-          {"weight_bytes", session.model->weight_bytes},
-          {"architecture", config.architecture->name},
+          {"random_weights", model.is_random()},
+          {"weight_bytes", model.weight_bytes},
+          {"architecture", architecture},
           {"quantisation", config.quantisation},
           {"n_layers", config.n_layers},
           {"n_heads", config.n_heads},
@@ -34,21 +37,23 @@ nlohmann::ordered_json model_json(const InfoOptions& options, const Session& ses
           {"ffn_size", config.ffn_size},
           {"vocab_size", config.vocab_size},
           {"context_length", config.context_length},
-          {"chat_format", name(session.model->chat_format)}};
+          {"chat_format", name(model.chat_format)}};
 }
 
-void print(const InfoOptions& options, const Session& session, std::span<const KvReport> reports, int64_t context) {
+void print(const InfoOptions& options, const Model& model, const Backend& backend, std::span<const KvReport> reports,
+           int64_t context) {
   std::FILE* out = options.json.text();
-  const ModelConfig& config = session.model->config;
+  const ModelConfig& config = model.config;
   fmt::print(out, "model       {}\n", config.name);
-  fmt::print(out, "weights     {}, {}, {}\n", config.architecture->name, config.quantisation,
-             format_bytes(session.model->weight_bytes));
+  fmt::print(out, "weights     ");
+  if (!model.is_random()) fmt::print(out, "{}, ", config.architecture->name);
+  fmt::print(out, "{}, {}\n", config.quantisation, format_bytes(model.weight_bytes));
   fmt::print(out, "layers      {}; hidden {}, feed-forward {}\n", config.n_layers, config.hidden_size, config.ffn_size);
   fmt::print(out, "attention   {} query heads over {} KV heads of {}\n", config.n_heads, config.n_kv_heads,
              config.head_dim);
   fmt::print(out, "context     {} tokens; vocabulary {}; chat format {}\n", config.context_length, config.vocab_size,
-             name(session.model->chat_format));
-  fmt::print(out, "device      {}\n\n", session.backend->info().detail);
+             name(model.chat_format));
+  fmt::print(out, "device      {}\n\n", backend.info().detail);
 
   const std::string at = fmt::format("at {}", context);
   std::vector<std::vector<std::string>> rows = {
@@ -65,11 +70,12 @@ void print(const InfoOptions& options, const Session& session, std::span<const K
 void show(const InfoOptions& options) {
   const std::vector<KvConfig> configs = options.kv.parse();
   options.json.check();
-  const Session session = options.model.load();
-  const int64_t context = options.context.value_or(session.model->config.context_length);
-  const std::vector<KvReport> reports = report_kv(session.decoder->kv_shape(), configs, context);
-  if (options.json.text() == stdout) print(options, session, reports, context);
-  options.json.write({{"model", model_json(options, session)}, {"context", context}, {"kv", to_json(reports)}});
+  const std::unique_ptr<Backend> backend = make_backend(options.model.backend);
+  const std::unique_ptr<Model> model = options.model.open();
+  const int64_t context = options.context.value_or(model->config.context_length);
+  const std::vector<KvReport> reports = report_kv(kv_shape(model->config), configs, context);
+  if (options.json.text() == stdout) print(options, *model, *backend, reports, context);
+  options.json.write({{"model", model_json(options, *model)}, {"context", context}, {"kv", to_json(reports)}});
 }
 
 }  // namespace
@@ -78,6 +84,7 @@ void add_info(CLI::App& app) {
   auto options = std::make_shared<InfoOptions>();
   CLI::App* info = app.add_subcommand("info", "Facts of a model, and what its KV cache costs");
   options->model.add_to(*info);
+  options->model.add_random_to(*info);
   options->kv.add_to(*info);
   info->add_option("--context", options->context, "Tokens to count the cache for; default: the model's context")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))

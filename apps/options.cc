@@ -5,11 +5,33 @@
 #include <iterator>
 #include <random>
 
+#include "cache/kv_support.h"
 #include "core/error.h"
 #include "eval/model_shape.h"
 #include "model/random_model.h"
 
 namespace kivi::app {
+namespace {
+
+// With the names that vLLM has for them.
+std::optional<DType> parse_dtype(std::string_view text) {
+  if (text == "auto") return std::nullopt;
+  if (text == "f16" || text == "float16" || text == "half") return DType::kF16;
+  if (text == "bf16" || text == "bfloat16") return DType::kBF16;
+  fail(ErrorCode::kInvalidArgument, "--dtype {}: must be auto, f16 or bf16", text);
+}
+
+}  // namespace
+
+nlohmann::ordered_json describe(const Session& session) {
+  const BackendInfo device = session.backend->info();
+  return {{"device", device.device},
+          {"device_detail", device.detail},
+          {"dtype", name(session.backend->activation_dtype())},
+          {"model", session.model->config.name},
+          {"model_quantisation", session.model->config.quantisation},
+          {"random_weights", session.model->is_random()}};
+}
 
 void add_device_options(CLI::App& app, BackendOptions& options) {
   app.add_option("--device", options.device,
@@ -18,6 +40,11 @@ void add_device_options(CLI::App& app, BackendOptions& options) {
   app.add_option("--threads", options.n_threads, "Threads; default: the physical cores")
       ->check(CLI::Range(1, 1024))
       ->type_name("N");
+  app.add_option_function<std::string>(
+         "--dtype", [&options](const std::string& text) { options.dtype = parse_dtype(text); },
+         "What a GPU computes and keeps windows in: f16 or bf16; auto is f16")
+      ->default_str("auto")
+      ->type_name("TYPE");
 }
 
 void ModelOptions::add_to(CLI::App& app) {
@@ -35,20 +62,51 @@ void ModelOptions::add_random_to(CLI::App& app) {
       ->type_name("SHAPE");
 }
 
-Session ModelOptions::load() const {
+std::unique_ptr<Model> ModelOptions::open() const {
   if (path.empty() && !is_random()) {
     fail(ErrorCode::kInvalidArgument, "a model is needed: give one with --model or --random-weights");
   }
+  return is_random() ? open_random_model(read_model_shape(random_shape)) : open_model(path);
+}
+
+Session ModelOptions::load(std::span<const KvConfig> caches) const {
   Session session;
   session.backend = make_backend(backend);
-  session.free_bytes_at_start = static_cast<int64_t>(session.backend->free_bytes());
-  session.model = is_random() ? make_random_model(*session.backend, read_model_shape(random_shape))
-                              : load_model(*session.backend, path);
+  const auto free_bytes = [&session] { return static_cast<int64_t>(session.backend->free_bytes()); };
+  session.free_bytes_at_start = free_bytes();
+  session.model = open();
+  const ModelConfig& config = session.model->config;
+  for (const KvConfig& kv : caches) require_kernels(*session.backend, kv_shape(config), config.n_heads, kv);
+  const int64_t free_before = free_bytes();
+  load_weights(*session.backend, *session.model);
   session.decoder = std::make_unique<Decoder>(*session.backend, session.model->weights);
-  session.weight_bytes = session.free_bytes_at_start == 0
-                             ? session.model->weight_bytes
-                             : session.free_bytes_at_start - static_cast<int64_t>(session.backend->free_bytes());
+  session.weight_bytes = free_before == 0 ? session.model->weight_bytes : free_before - free_bytes();
   return session;
+}
+
+void MemoryOptions::add_to(CLI::App& app) {
+  app.add_option("--memory-fraction", fraction_,
+                 fmt::format("Part of a GPU's memory, after the weights, that activations and KV cache may take; "
+                             "default: {}",
+                             EngineOptions{}.memory_fraction))
+      ->type_name("X");
+  app.add_option("--kv-memory", kv_gib_, "Most GiB of the KV cache; 0: as it needs, or what --memory-fraction leaves")
+      ->capture_default_str()
+      ->type_name("X");
+}
+
+void MemoryOptions::apply_to(EngineOptions& options, Backend& backend) const {
+  constexpr double kMostGib = 1 << 20;
+  if (!(kv_gib_ >= 0 && kv_gib_ <= kMostGib)) {
+    fail(ErrorCode::kInvalidArgument, "--kv-memory {}: must be 0 to {}", kv_gib_, kMostGib);
+  }
+  options.capacity.memory_bytes = static_cast<int64_t>(kv_gib_ * (1 << 30));
+  options.memory_fraction = fraction_.value_or(options.memory_fraction);
+  options.validate();
+  if (fraction_ && backend.free_bytes() == 0) {
+    fail(ErrorCode::kInvalidArgument, "--memory-fraction {}: device {} does not say what is free; use --kv-memory",
+         *fraction_, backend.info().device);
+  }
 }
 
 void KvOptions::add_to(CLI::App& app) {

@@ -3,12 +3,15 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
 #include "cache/kv_config.h"
+#include "engine/engine.h"
 #include "engine/sampler.h"
 #include "model/decoder.h"
 #include "model/model.h"
@@ -24,7 +27,10 @@ struct Session {
   int64_t weight_bytes = 0;         // on the backend
 };
 
-// --device and --threads.
+// {"device","device_detail","dtype","model","model_quantisation","random_weights"}
+nlohmann::ordered_json describe(const Session& session);
+
+// --device, --threads and --dtype.
 void add_device_options(CLI::App& app, BackendOptions& options);
 
 struct ModelOptions {
@@ -35,10 +41,24 @@ struct ModelOptions {
   void add_to(CLI::App& app);
   void add_random_to(CLI::App& app);  // --random-weights, for what needs no text
   bool is_random() const { return !random_shape.empty(); }
-  Session load() const;
+  std::unique_ptr<Model> open() const;  // without weights
+  // Throws Error{kUnsupported} before it loads anything if the device has no kernels for one of the caches.
+  Session load(std::span<const KvConfig> caches) const;
 
  private:
   CLI::Option* path_option_ = nullptr;
+};
+
+// How much memory an engine may take: --memory-fraction and --kv-memory.
+class MemoryOptions {
+ public:
+  void add_to(CLI::App& app);
+  // Throws Error{kInvalidArgument} for a fraction on a device that does not say what is free.
+  void apply_to(EngineOptions& options, Backend& backend) const;
+
+ private:
+  std::optional<double> fraction_;
+  double kv_gib_ = 0.0;
 };
 
 // --kv and the options that change fields of its presets.

@@ -33,6 +33,7 @@ struct RunOptions {
   int64_t n_tokens = 512;
   std::optional<int64_t> context;
   int64_t max_step_tokens = EngineOptions{}.max_step_tokens;
+  MemoryOptions memory;
   SamplingOptions sampling;
   bool stats = false;
 };
@@ -73,7 +74,7 @@ Runner::Runner(const RunOptions& options)
     : options_(options),
       kv_(options.kv.parse().front()),
       sampling_(options.sampling.parse()),
-      session_(options.model.load()),
+      session_(options.model.load({&kv_, 1})),
       format_(choose_format()),
       longest_(session_.model->config.context_length) {
   if (!options.context) return;
@@ -102,8 +103,8 @@ std::vector<TokenId> Runner::encode(std::span<const ChatMessage> messages) const
 }
 
 void Runner::start_engine(int64_t context) {
-  const EngineOptions options{
-      .kv = kv_, .capacity = {.max_tokens = context}, .max_step_tokens = options_.max_step_tokens};
+  EngineOptions options{.kv = kv_, .capacity = {.max_tokens = context}, .max_step_tokens = options_.max_step_tokens};
+  options_.memory.apply_to(options, *session_.backend);
   engine_ = std::make_unique<Engine>(*session_.backend, *session_.decoder, options);
 }
 
@@ -206,6 +207,7 @@ void add_run(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str()
       ->type_name("N");
+  options->memory.add_to(*run);
   run->add_option("--system", options->system, "System message of a chat")->type_name("TEXT");
   CLI::Option* chat = run->add_flag("--chat", options->chat, "Put the prompt into the chat format (default if known)");
   CLI::Option* raw = run->add_flag("--raw", options->raw, "Continue the prompt as it is; special tokens are read");

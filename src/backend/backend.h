@@ -164,6 +164,7 @@ struct PlanAttendArgs {
 class Recording {
  public:
   virtual ~Recording() = default;
+  virtual int64_t n_launches() const { return 0; }  // kernels that it runs; 0 if it does not know
 };
 
 class Backend {
@@ -218,6 +219,9 @@ struct BackendOptions {
   // "cpu", "cpu:avx512", "cpu:avx2", "cpu:portable", "reference", "cuda", "cuda:N"; empty: the best that is there.
   std::string device;
   std::optional<int> n_threads;  // default: physical cores
+  // Of weights, activations and the cache's window on a GPU: f16 (default) or bf16. Devices of the host compute in f32,
+  // with a window in f16.
+  std::optional<DType> dtype{};
 };
 
 // Throws Error{kUnsupported} listing what is there when the device asked for is not.

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/tensor.h"
+#include "backend/test_device.h"
 #include "core/error.h"
 #include "reference/ops.h"
 
@@ -35,26 +36,21 @@ std::optional<ErrorCode> error_code_of(const Body& body) {
 }
 
 // What the tests run on: every device but the one that they compare with.
-inline std::vector<std::string> devices_under_test() {
-  std::vector<std::string> devices = available_devices();
-  std::erase(devices, "reference");
+inline std::vector<TestDevice> devices_under_test() {
+  std::vector<TestDevice> devices = test_devices();
+  std::erase_if(devices, [](const TestDevice& device) { return device.name == "reference"; });
   return devices;
 }
-inline std::vector<std::string> cpu_devices() {
-  std::vector<std::string> devices = devices_under_test();
-  std::erase_if(devices, [](const std::string& device) { return !device.starts_with("cpu:"); });
+inline std::vector<TestDevice> cpu_devices() {
+  std::vector<TestDevice> devices = devices_under_test();
+  std::erase_if(devices, [](const TestDevice& device) { return !device.name.starts_with("cpu:"); });
   return devices;
-}
-inline std::string test_name(const testing::TestParamInfo<std::string>& device) {
-  std::string name = device.param;
-  std::replace(name.begin(), name.end(), ':', '_');
-  return name;
 }
 
 // Paddings of rows: none, one that keeps 16-byte words together, one that does not.
 inline constexpr int64_t kPads[] = {0, 8, 3};
 
-class BackendTester : public testing::TestWithParam<std::string> {
+class BackendTester : public testing::TestWithParam<TestDevice> {
  protected:
   // A view [rows, cols] or [rows, heads, D] in a tensor of the device whose rows are `pad` elements longer. What lies
   // there, and what no operation has written yet, is poison: NaN, or -1.
@@ -65,9 +61,12 @@ class BackendTester : public testing::TestWithParam<std::string> {
     int64_t pad;
   };
 
-  void SetUp() override { ASSERT_EQ(backend_->info().device, GetParam()); }
+  void SetUp() override {
+    ASSERT_EQ(backend_->info().device, GetParam().name);
+    ASSERT_EQ(act_, GetParam().dtype.value_or(DType::kF32));
+  }
 
-  bool on_cpu() const { return GetParam().starts_with("cpu:"); }
+  bool on_cpu() const { return GetParam().name.starts_with("cpu:"); }
 
   static int64_t product(const std::vector<int64_t>& shape) {
     int64_t n = 1;
@@ -166,7 +165,7 @@ class BackendTester : public testing::TestWithParam<std::string> {
     return bytes;
   }
 
-  std::unique_ptr<Backend> backend_ = make_backend({GetParam(), 2});
+  std::unique_ptr<Backend> backend_ = GetParam().make();
   std::unique_ptr<Backend> reference_ = make_backend({"reference", {}});
   const DType act_ = backend_->activation_dtype();
   std::mt19937 random_{20240613};

@@ -51,6 +51,17 @@ std::string default_device() {
   return cuda.empty() || environment::force_isa() ? "cpu" : cuda.front();
 }
 
+void require_f16(const std::string& device, std::optional<DType> dtype) {
+  if (dtype.value_or(DType::kF16) == DType::kF16) return;
+  fail(ErrorCode::kUnsupported,
+       "dtype {}: device {} computes in f32 and keeps windows in f16; use --device cuda, or f16", name(*dtype), device);
+}
+
+DType dtype_of_gpu(std::optional<DType> dtype) {
+  if (!dtype || *dtype == DType::kF16 || *dtype == DType::kBF16) return dtype.value_or(DType::kF16);
+  fail(ErrorCode::kUnsupported, "dtype {}: a GPU computes in f16 or bf16", name(*dtype));
+}
+
 [[noreturn]] void fail_unknown(const std::string& device) {
   fail(ErrorCode::kUnsupported, "device {}: this machine and build have {}", device,
        fmt::join(available_devices(), ", "));
@@ -62,6 +73,7 @@ std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
   const std::string device = options.device.empty() ? default_device() : options.device;
   const auto [kind, variant] = split(device);
   if (device.ends_with(':')) fail_unknown(device);
+  if (kind == "cpu" || device == "reference") require_f16(device, options.dtype);
   if (kind == "cpu") return make_cpu(variant, options.n_threads);
   if (device == "reference") return make_reference_backend();
   if (kind == "cuda") {
@@ -70,7 +82,7 @@ std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
     if (!variant.empty() && (error != std::errc() || end != variant.data() + variant.size() || index < 0)) {
       fail_unknown(device);
     }
-    return make_cuda_backend(index);
+    return make_cuda_backend(index, dtype_of_gpu(options.dtype));
   }
   fail_unknown(device);
 }

@@ -156,6 +156,7 @@ class FakeDevice : public Backend {
   using Operations = std::vector<std::function<void()>>;
   struct FakeRecording : Recording {
     Operations operations;
+    int64_t n_launches() const override { return std::ssize(operations); }
   };
 
   // Freed when nothing that was asked for can use it any more.

@@ -19,13 +19,13 @@ TEST(MakeBackend, EveryAvailableDeviceIsMade) {
 }
 
 TEST(MakeBackend, CpuIsTheBestInstructionSet) {
-  EXPECT_EQ(make_backend({"cpu", {}})->info().device, cpu_devices().front());
+  EXPECT_EQ(make_backend({"cpu", {}})->info().device, cpu_devices().front().name);
   EXPECT_GE(make_backend({"cpu", {}})->info().n_threads, 1);
 }
 
 TEST(MakeBackend, TheBestDeviceIsAGpuIfThereIsOne) {
   const std::vector<std::string> gpus = cuda_devices();
-  EXPECT_EQ(make_backend({})->info().device, gpus.empty() ? cpu_devices().front() : gpus.front());
+  EXPECT_EQ(make_backend({})->info().device, gpus.empty() ? cpu_devices().front().name : gpus.front());
 }
 
 TEST(MakeBackend, AGpuThatIsNotThereIsAnErrorOfOneLine) {
@@ -35,6 +35,21 @@ TEST(MakeBackend, AGpuThatIsNotThereIsAnErrorOfOneLine) {
   const std::string what = error->what();
   EXPECT_EQ(what.find('\n'), std::string::npos);
   EXPECT_NE(what.find(cuda_devices().empty() ? "--device cpu" : "cuda:0"), std::string::npos) << what;
+}
+
+TEST(MakeBackend, OnlyAGpuComputesInBf16) {
+  for (const char* device : {"cpu", "cpu:portable", "reference"}) {
+    EXPECT_EQ(make_backend({.device = device, .n_threads = 1, .dtype = DType::kF16})->activation_dtype(), DType::kF32);
+    const auto error = error_of([&] { make_backend({.device = device, .n_threads = 1, .dtype = DType::kBF16}); });
+    ASSERT_TRUE(error) << device;
+    EXPECT_EQ(error->code(), ErrorCode::kUnsupported);
+    EXPECT_NE(std::string(error->what()).find("bf16"), std::string::npos) << error->what();
+  }
+  EXPECT_EQ(error_of([] { make_backend({.device = "cuda", .n_threads = {}, .dtype = DType::kF32}); })->code(),
+            ErrorCode::kUnsupported);
+  for (const std::string& device : cuda_devices()) {
+    EXPECT_EQ(make_backend({.device = device, .n_threads = {}})->activation_dtype(), DType::kF16);
+  }
 }
 
 TEST(MakeBackend, TheEnvironmentForcesAnInstructionSet) {

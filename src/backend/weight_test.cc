@@ -15,13 +15,13 @@ namespace {
 
 class WeightTest : public BackendTester {
  protected:
-  // A weight as the backend holds it: the blocks of the file on a CPU, rounded to 16 bits elsewhere.
+  // A weight as the backend holds it: the blocks of the file on a CPU, rounded to its activations' type elsewhere.
   class Held {
    public:
     Held(std::span<const WeightView> parts, DType act) : parts_(parts.begin(), parts.end()) {
       if (act == DType::kF32) return;
       rounded_.resize(parts_.size());
-      for (size_t i = 0; i < parts_.size(); ++i) round(parts_[i], rounded_[i]);
+      for (size_t i = 0; i < parts_.size(); ++i) round(parts_[i], act, rounded_[i]);
     }
     Held(const Held&) = delete;
     Held& operator=(const Held&) = delete;
@@ -36,17 +36,21 @@ class WeightTest : public BackendTester {
     }
 
    private:
-    static void round(WeightView& part, std::vector<Half>& halves) {
+    static void round(WeightView& part, DType act, std::vector<uint16_t>& numbers) {
+      const bool to_half = act == DType::kF16;
       std::vector<float> values(static_cast<size_t>(part.cols));
       for (int64_t r = 0; r < part.rows; ++r) {
         decode_row(part, r, values);
-        for (const float value : values) halves.push_back(reference::to_half_saturating(value));
+        for (const float value : values) {
+          numbers.push_back(to_half ? reference::to_half_saturating(value).bits
+                                    : reference::to_bfloat16_saturating(value).bits);
+        }
       }
-      part.format = WeightFormat::kF16;
-      part.data = reinterpret_cast<const std::byte*>(halves.data());
+      part.format = to_half ? WeightFormat::kF16 : WeightFormat::kBF16;
+      part.data = reinterpret_cast<const std::byte*>(numbers.data());
     }
     std::vector<WeightView> parts_;
-    std::vector<std::vector<Half>> rounded_;
+    std::vector<std::vector<uint16_t>> rounded_;
   };
 
   struct LinearCase {

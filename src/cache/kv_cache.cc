@@ -31,7 +31,8 @@ int64_t n_slabs(const SlabLayout& layout, const KvConfig& config, const KvCapaci
   const int64_t most = layout.n_slabs({capacity.max_sequences * each.packed, capacity.max_sequences * each.window});
   if (capacity.memory_bytes == 0) return most;
   if (capacity.memory_bytes < layout.slab_bytes) {
-    fail(ErrorCode::kOutOfMemory, "KV cache of {} bytes: its smallest part takes {}; allow it more memory",
+    fail(ErrorCode::kOutOfMemory,
+         "KV cache of {} bytes: its smallest part takes {}; raise --memory-fraction or --kv-memory",
          capacity.memory_bytes, layout.slab_bytes);
   }
   return std::min(most, capacity.memory_bytes / layout.slab_bytes);

@@ -92,6 +92,24 @@ TEST_P(KvCacheTest, WhatIsAllocatedIsHeldAndBounded) {
   EXPECT_GT(cache.arena().peak_bytes_held(), cache.capacity_bytes() * 9 / 10);
 }
 
+TEST_P(KvCacheTest, AsManySequencesFitAsAreSaidTo) {
+  const KvConfig config = parse_kv_config(GetParam());
+  const int64_t room = 10 * memory_of(kShape, config, 777).allocated_bytes();
+  const int64_t n = sequences_that_fit(slab_layout(kShape, config), config, 500, room);
+  for (const int64_t n_tried : {n, n + 1}) {
+    KvCache cache(*backend_, kShape, config,
+                  {.max_tokens = 500, .max_sequences = static_cast<int>(n_tried), .memory_bytes = room});
+    std::vector<StepSequence> step;
+    for (int64_t i = 0; i < n_tried; ++i) step.push_back({cache.create(), 1});
+    bool fits = true;
+    for (int i = 0; i < 500 && fits; ++i) {  // all at once: the most that they need together
+      fits = cache.reserve(step);
+      if (fits) cache.commit();
+    }
+    EXPECT_EQ(fits, n_tried == n) << n_tried;
+  }
+}
+
 TEST_P(KvCacheTest, TooLittleMemoryForAPageIsAnError) {
   EXPECT_THROW(KvCache(*backend_, kShape, parse_kv_config(GetParam()), {.max_tokens = 10, .memory_bytes = 1000}),
                Error);

@@ -38,12 +38,20 @@ KvPages pages_of(const KvConfig& config, int64_t n_tokens) {
   const WindowPolicy key = config.key_policy();
   const WindowPolicy value = config.value_policy();
   return {.packed = divide_up(std::max(key.n_packed(n_tokens), value.n_packed(n_tokens)), kPageTokens),
-          .window = window_span(key, n_tokens).n_pages() + window_span(value, n_tokens).n_pages()};
+          .window = n_used_slots(key, n_tokens) + n_used_slots(value, n_tokens)};
 }
 
 KvPages most_pages_of(const KvConfig& config, int64_t n_tokens) {
   return {.packed = pages_of(config, n_tokens).packed,
-          .window = config.key_policy().n_slots(n_tokens) + config.value_policy().n_slots(n_tokens)};
+          .window = config.key_policy().most_pages(n_tokens) + config.value_policy().most_pages(n_tokens)};
+}
+
+int64_t sequences_that_fit(const SlabLayout& layout, const KvConfig& config, int64_t n_tokens, int64_t memory_bytes) {
+  const KvPages each = most_pages_of(config, n_tokens);
+  const int64_t n_slabs = memory_bytes / layout.slab_bytes;
+  auto n = static_cast<int64_t>(static_cast<double>(n_slabs) / layout.share_of_slabs(each)) + 1;
+  while (layout.n_slabs({n * each.packed, n * each.window}) > n_slabs) --n;  // slabs of both kinds are not full
+  return n;
 }
 
 int64_t packed_page_bytes(const KvShape& shape, const KvConfig& config) {

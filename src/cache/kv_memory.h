@@ -30,6 +30,9 @@ KvPages pages_of(const KvConfig& config, int64_t n_tokens);
 // Most pages that a sequence holds at any moment until it has n_tokens, the middle of a step included.
 KvPages most_pages_of(const KvConfig& config, int64_t n_tokens);
 
+// Sequences that can all get as long as n_tokens in slabs of memory_bytes together.
+int64_t sequences_that_fit(const SlabLayout& layout, const KvConfig& config, int64_t n_tokens, int64_t memory_bytes);
+
 // What a sequence of n_tokens takes between steps: the pages it holds, and how full they are.
 KvMemory memory_of(const KvShape& shape, const KvConfig& config, int64_t n_tokens);
 

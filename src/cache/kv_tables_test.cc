@@ -49,52 +49,51 @@ class Driver {
  private:
   static constexpr int64_t kSequences = 7;
   static constexpr int64_t kTokens = 900;
-  using Place = std::tuple<SequenceId, Kind, int64_t>;  // sequence, kind, page of tokens
-  using Pages = std::map<Place, std::byte*>;
+  using Place = std::tuple<SequenceId, Kind, int64_t>;  // sequence, kind, packed page or token
+  using Memory = std::map<Place, std::byte*>;           // of packed pages and of 16-bit rows
 
   void release(size_t i) {
     cache_.release(alive_[i]);
-    std::erase_if(pages_, [id = alive_[i]](const auto& entry) { return std::get<0>(entry.first) == id; });
+    std::erase_if(memory_, [id = alive_[i]](const auto& entry) { return std::get<0>(entry.first) == id; });
     alive_.erase(alive_.begin() + static_cast<std::ptrdiff_t>(i));
   }
 
-  // Pages hold what was stored in them for as long as it is read, and nobody else's.
+  // Memory holds what was stored in it for as long as it is read, and nothing else.
   void check(std::span<const StepSequence> step) {
     const format::KvBatchView view = cache_.view(1, kSequences);
     const auto seq_begin = cache_.seq_begin(kSequences).as<const int32_t, 1>();
-    Pages before;  // what the step reads
-    Pages after;   // and what it leaves
+    Memory before;  // what the step reads
+    Memory after;   // and what it leaves
     int32_t row = 0;
     for (int64_t b = 0; b < kSequences; ++b) {
       const bool in_step = b < std::ssize(step);
       ASSERT_EQ(seq_begin[b], row);
       ASSERT_EQ(view.n_past(b), in_step ? cache_.n_tokens(step[b].id) : 0);
       row += in_step ? step[b].n_new : 0;
-      if (in_step) add_pages(view, b, step[b].id, view.n_past(b), before);
-      if (in_step) add_pages(view, b, step[b].id, view.n_past(b) + step[b].n_new, after);
+      if (in_step) add_memory(view, b, step[b].id, view.n_past(b), before);
+      if (in_step) add_memory(view, b, step[b].id, view.n_past(b) + step[b].n_new, after);
     }
     ASSERT_EQ(seq_begin[kSequences], row);
     std::set<std::byte*> distinct;
-    for (const auto& [place, page] : before) ASSERT_EQ(pages_.at(place), page) << "a page has moved";
-    for (const auto& [place, page] : after) {
-      ASSERT_TRUE(distinct.insert(page).second) << "two places share a page";
-      ASSERT_TRUE(!before.contains(place) || before[place] == page) << "a page has moved";
+    for (const auto& [place, memory] : before) ASSERT_EQ(memory_.at(place), memory) << "a place has moved";
+    for (const auto& [place, memory] : after) {
+      ASSERT_TRUE(distinct.insert(memory).second) << "two places share memory";
+      ASSERT_TRUE(!before.contains(place) || before[place] == memory) << "a place has moved";
     }
     for (const StepSequence& entry : step) {
-      std::erase_if(pages_, [&](const auto& known) { return std::get<0>(known.first) == entry.id; });
+      std::erase_if(memory_, [&](const auto& known) { return std::get<0>(known.first) == entry.id; });
     }
-    pages_.merge(after);
+    memory_.merge(after);
   }
 
   // Of the first n tokens of a sequence.
-  static void add_pages(const format::KvBatchView& view, int64_t b, SequenceId id, int64_t n, Pages& to) {
+  static void add_memory(const format::KvBatchView& view, int64_t b, SequenceId id, int64_t n, Memory& to) {
     const auto add_side = [&](Kind kind, const format::WindowPolicy& policy, auto row_of) {
       for (int64_t token = 0; token < n; ++token) {
         const bool is_kept = token < policy.sinks || token >= policy.window_begin(n);
         const int64_t u = token - policy.sinks;
         if (is_kept) {
-          std::byte* page = (view.*row_of)(b, token, 0) - policy.place(token) * kShape.head_dim * 2;
-          to[{id, kind, token < policy.sinks ? -1 - token / 16 : u / 16}] = page;
+          to[{id, kind, token}] = (view.*row_of)(b, token, 0);
         } else {
           to[{id, Kind::kPacked, u / format::kPageTokens}] = view.packed_block(b, u / format::kPageTokens, 0);
         }
@@ -107,7 +106,7 @@ class Driver {
   std::mt19937 random_{3};
   KvCache cache_;
   std::vector<SequenceId> alive_;
-  Pages pages_;  // of all sequences, between steps
+  Memory memory_;  // of all sequences, between steps
 };
 
 class KvTablesTest : public testing::TestWithParam<const char*> {};

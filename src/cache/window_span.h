@@ -1,5 +1,6 @@
 // The 16-bit pages that one side (keys or values) of a sequence holds between steps, and what a step changes in them:
-// work that grows with the pages that come and go, not with those that stay.
+// work that grows with the pages that come and go, not with those that stay. Pages of the window are counted from the
+// end of the sinks; its last one may share the slot of its first (format/window_policy.h), and memory with it.
 #pragma once
 
 #include <algorithm>
@@ -11,10 +12,8 @@ namespace kivi {
 
 struct WindowSpan {
   int64_t n_sink_pages = 0;
-  int64_t begin = 0;  // pages of the window, counted from the end of the sinks
+  int64_t begin = 0;  // pages of the window
   int64_t end = 0;
-
-  int64_t n_pages() const { return n_sink_pages + end - begin; }
 };
 
 // Between steps, after n_tokens.
@@ -27,14 +26,21 @@ inline WindowSpan window_span(const format::WindowPolicy& policy, int64_t n_toke
   return {(n_sinks + kTokens - 1) / kTokens, first_page, begin < end ? (end + kTokens - 1) / kTokens : first_page};
 }
 
-// Calls visit(slot) for the pages of `after` that `before` has not. The slot may still hold a page of `before` that
-// leaves.
+// Slots, each with a page of memory, that a sequence of n_tokens uses.
+inline int64_t n_used_slots(const format::WindowPolicy& policy, int64_t n_tokens) {
+  const WindowSpan span = window_span(policy, n_tokens);
+  return span.n_sink_pages +
+         std::min<int64_t>(span.end - span.begin, policy.most_pages(n_tokens) - policy.sink_slots());
+}
+
+// Calls visit(slot) once for each slot of pages of `after` that `before` has not. It may hold a page of `before`.
 template <typename Visit>
 void for_each_entering_slot(const format::WindowPolicy& policy, int32_t n_slots, const WindowSpan& before,
                             const WindowSpan& after, Visit visit) {
   for (int64_t page = before.n_sink_pages; page < after.n_sink_pages; ++page) visit(static_cast<int32_t>(page));
   const int32_t ring = n_slots - policy.sink_slots();
-  for (int64_t page = std::max(before.end, after.begin); page < after.end; ++page) {
+  const int64_t begin = std::max(before.end, after.begin);
+  for (int64_t page = begin; page < std::min(after.end, begin + ring); ++page) {
     visit(policy.sink_slots() + static_cast<int32_t>(page % ring));
   }
 }

@@ -7,19 +7,9 @@
 namespace kivi {
 namespace {
 
-void check(const EngineOptions& options) {
-  if (options.max_step_tokens < 1 || options.horizon < 0) {
-    fail(ErrorCode::kInvalidArgument, "{} prompt tokens a step, horizon {}: must be at least 1 and 0",
-         options.max_step_tokens, options.horizon);
-  }
-  if (!(options.memory_fraction > 0 && options.memory_fraction <= 1)) {
-    fail(ErrorCode::kInvalidArgument, "memory fraction {}: must be above 0 and at most 1", options.memory_fraction);
-  }
-}
-
 // On a device that says what is free, activations are allocated now, and pages get what is left of the fraction.
 KvCapacity bounded(Backend& backend, Decoder& decoder, const EngineOptions& options) {
-  check(options);
+  options.validate();
   KvCapacity capacity = options.capacity;
   const size_t n_free = backend.free_bytes();
   if (n_free == 0) return capacity;
@@ -38,6 +28,16 @@ KvCapacity bounded(Backend& backend, Decoder& decoder, const EngineOptions& opti
 }
 
 }  // namespace
+
+void EngineOptions::validate() const {
+  if (max_step_tokens < 1 || horizon < 0) {
+    fail(ErrorCode::kInvalidArgument, "{} prompt tokens a step, horizon {}: must be at least 1 and 0", max_step_tokens,
+         horizon);
+  }
+  if (!(memory_fraction > 0 && memory_fraction <= 1)) {
+    fail(ErrorCode::kInvalidArgument, "memory fraction {}: must be above 0 and at most 1", memory_fraction);
+  }
+}
 
 Engine::Engine(Backend& backend, Decoder& decoder, const EngineOptions& options)
     : decoder_(&decoder),
@@ -76,7 +76,8 @@ void Engine::check(const Request& request) const {
   const int64_t n_most = request.max_new_tokens == 0 ? context : std::min(context, n_prompt + request.max_new_tokens);
   if (!cache_.can_ever_hold(n_most)) {
     fail(ErrorCode::kOutOfMemory,
-         "{} tokens of prompt and output: more than the KV cache of {} bytes can hold; ask for fewer or give it more",
+         "{} tokens of prompt and output: more than the KV cache of {} bytes can hold; ask for fewer, or raise "
+         "--memory-fraction or --kv-memory",
          n_most, cache_.capacity_bytes());
   }
   const int64_t vocabulary = decoder_->config().vocab_size;
@@ -97,9 +98,20 @@ std::vector<Event> Engine::step() {
     const std::span<Sequence* const> step = scheduler_.schedule();
     if (!step.empty()) run(step);
   } catch (const Error& error) {
-    while (!scheduler_.running().empty()) finish(*scheduler_.running().back(), FinishReason::kFailed, error);
+    fail_running(error);
   }
   return std::exchange(events_, {});
+}
+
+// What a device reports says which operation failed, not on which sequence: so each is named with what it was.
+void Engine::fail_running(const Error& error) {
+  const size_t n_running = scheduler_.running().size();
+  while (!scheduler_.running().empty()) {
+    Sequence& sequence = *scheduler_.running().back();
+    const std::string what = fmt::format("{} (request {}, of {} tokens, {} of them new; {} sequences in the step)",
+                                         error.what(), sequence.id, sequence.n_tokens(), sequence.n_step, n_running);
+    finish(sequence, FinishReason::kFailed, Error(error.code(), what));
+  }
 }
 
 void Engine::run(std::span<Sequence* const> step) {

@@ -26,6 +26,9 @@ struct EngineOptions {
   // More: fewer of them are preempted; less: more of them run.
   int64_t horizon = 512;
   bool skip_prompts = false;  // for measurements of decoding alone: the pages of prompts are taken as they are
+
+  // Throws Error{kInvalidArgument} for what makes no sense on any device.
+  void validate() const;
 };
 
 // A step's time is shared between prefill and decode by their rows.
@@ -77,6 +80,7 @@ class Engine {
   void choose(std::span<Sequence* const> step, const DecoderOutput& output);
   void count(std::span<Sequence* const> step, double seconds);
   void take(Sequence& sequence, TokenId token);
+  void fail_running(const Error& error);
   void finish(Sequence& sequence, FinishReason reason, std::optional<Error> error = {});
   Event& add_event(RequestId id);
 

@@ -62,6 +62,68 @@ TEST_F(EngineOnADevice, TakesItsPartOfWhatIsFree) {
   EXPECT_THROW(Engine(*third.backend, third.decoder, small), Error);
 }
 
+// A device whose error shows when the host waits for it.
+class BreakingDevice : public FakeDevice {
+ public:
+  bool is_broken = false;
+  void copy_to_host(void* host, const void* device, size_t size_bytes) override {
+    if (is_broken) fail(ErrorCode::kInternal, "attend, or an operation before it: the GPU reports an error");
+    FakeDevice::copy_to_host(host, device, size_bytes);
+  }
+};
+
+TEST_F(EngineOnADevice, AnErrorOfTheDeviceEndsAllThatRunAndNamesThem) {
+  TinySession other(std::make_unique<BreakingDevice>());
+  Engine engine(*other.backend, other.decoder,
+                {.kv = small_kivi2(), .capacity = {.max_tokens = 80, .max_sequences = 3}});
+  for (uint32_t i = 0; i < 3; ++i) engine.submit(request(10 + i, 20, i));
+  for (int i = 0; i < 5; ++i) engine.step();
+  dynamic_cast<BreakingDevice&>(*other.backend).is_broken = true;
+  const auto outcomes = run(engine);
+  ASSERT_EQ(outcomes.size(), 3U);
+  for (const auto& [id, outcome] : outcomes) {
+    EXPECT_TRUE(outcome.tokens.empty());
+    EXPECT_EQ(outcome.finish.reason, FinishReason::kFailed);
+    const std::string what = outcome.finish.error.value().what();
+    for (const std::string& part : {std::string("attend"), fmt::format("request {}, of {} tokens", id, 15 + id),
+                                    std::string("3 sequences"), std::string("the GPU reports")}) {
+      EXPECT_NE(what.find(part), std::string::npos) << what;
+    }
+  }
+  EXPECT_TRUE(engine.idle());
+  EXPECT_EQ(engine.cache().allocated_bytes(), 0);
+  dynamic_cast<BreakingDevice&>(*other.backend).is_broken = false;
+  engine.submit(request(10, 5, 1));
+  EXPECT_EQ(run(engine).rbegin()->second.tokens.size(), 5U);
+}
+
+TEST_F(EngineOnADevice, WhatHasNoRoomSaysWhatToDo) {
+  constexpr size_t kMemory = 8 << 20;
+  TinySession other(std::make_unique<FakeDevice>(FakeDeviceOptions{.memory_bytes = kMemory}));
+  const auto message = [&](const EngineOptions& options) -> std::string {
+    try {
+      Engine engine(*other.backend, other.decoder, options);
+      return refusal(engine, request(900, 50, 1)).what();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+      return error.what();
+    }
+  };
+  const KvCapacity capacity{.max_tokens = 1000, .max_sequences = 4};
+  const EngineOptions options{.kv = parse_kv_config("f16"), .capacity = capacity, .max_step_tokens = 1000};
+  EngineOptions little = options;
+  little.memory_fraction = 0.01;  // not even activations
+  EXPECT_NE(message(little).find("raise --memory-fraction or lower --step-tokens"), std::string::npos);
+  little = options;
+  little.capacity.memory_bytes = 1000;  // not a page
+  EXPECT_NE(message(little).find("--kv-memory"), std::string::npos);
+  little.capacity.memory_bytes = 100000;  // not the request
+  EXPECT_NE(message(little).find("950 tokens of prompt and output"), std::string::npos);
+  little.capacity.memory_bytes = 2 * kMemory;  // more than there is
+  little.capacity.max_tokens = 100000;
+  EXPECT_NE(message(little).find("are free"), std::string::npos);
+}
+
 TEST_F(EngineOnADevice, RunsAThousandSequences) {
   TinySession other(make_backend({.device = "cpu", .n_threads = 2}));
   const KvConfig kv = small_kivi2();

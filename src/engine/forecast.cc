@@ -5,8 +5,8 @@
 namespace kivi {
 namespace {
 
-constexpr int64_t kStride = 32;  // tokens between moments
-constexpr int64_t kSizeTokens = format::kWindowPageTokens;
+constexpr int64_t kStride = 32;           // tokens between moments
+constexpr double kRoundingErrors = 1e-6;  // of sums of parts of slabs
 
 // Slabs that free pages among others hold, in a cache that does not have room for everything.
 int64_t n_spare_slabs(const KvCache& cache) {
@@ -19,15 +19,11 @@ int64_t n_spare_slabs(const KvCache& cache) {
 }  // namespace
 
 Forecast::Forecast(const KvCache& cache, int64_t horizon)
-    : n_slabs_(static_cast<double>(cache.arena().n_slabs() - n_spare_slabs(cache))),
+    : n_slabs_(static_cast<double>(cache.arena().n_slabs() - n_spare_slabs(cache)) + kRoundingErrors),
       loads_(static_cast<size_t>(horizon / kStride + 1)) {
-  for (int64_t n = 0; n < cache.capacity().max_tokens + kSizeTokens; n += kSizeTokens) {
+  for (int64_t n = 0; n <= cache.capacity().max_tokens; ++n) {
     sizes_.push_back(cache.arena().layout().share_of_slabs(most_pages_of(cache.config(), n)));
   }
-}
-
-double Forecast::slabs_of(int64_t n_tokens) const {
-  return sizes_[static_cast<size_t>((n_tokens + kSizeTokens - 1) / kSizeTokens)];
 }
 
 // Calls visit(moment, slabs) for the moments until the sequence is gone.

@@ -22,14 +22,14 @@ class Forecast {
   bool has_room(int64_t n_tokens, int64_t n_most, double idle_slabs) const;
 
   // Slabs of the cache that a sequence takes until it has n_tokens, in parts of a slab.
-  double slabs_of(int64_t n_tokens) const;
+  double slabs_of(int64_t n_tokens) const { return sizes_[static_cast<size_t>(n_tokens)]; }
 
  private:
   template <typename Visit>
   void for_each_moment(int64_t n_tokens, int64_t n_most, Visit visit) const;
 
   double n_slabs_;             // of the cache, less a few that are held by free pages
-  std::vector<double> sizes_;  // slabs of a sequence, by its number of started 16-bit pages
+  std::vector<double> sizes_;  // slabs of a sequence, by its tokens
   std::vector<double> loads_;  // slabs of all sequences, by moment
 };
 

@@ -53,7 +53,7 @@ void Scheduler::admit(int64_t& n_left) {
 int64_t Scheduler::most_tokens(const Sequence& sequence) const {
   const int64_t context = cache_->capacity().max_tokens;
   const int64_t n_most = sequence.request.max_new_tokens;
-  return n_most == 0 ? context : std::min(context, sequence.n_prompt() + n_most);
+  return (n_most == 0 ? context : std::min(context, sequence.n_prompt() + n_most)) - 1;
 }
 
 double Scheduler::kept_slabs() const {
@@ -118,7 +118,8 @@ void Scheduler::make_room() {
   if (drop_oldest_kept()) return;
   const auto youngest = std::ranges::max_element(running_, {}, [](const auto& sequence) { return sequence->id; });
   if (running_.size() == 1) {
-    fail(ErrorCode::kOutOfMemory, "no room in the KV cache of {} bytes for {} tokens; allow it more memory",
+    fail(ErrorCode::kOutOfMemory,
+         "no room in the KV cache of {} bytes for {} tokens; raise --memory-fraction or --kv-memory",
          cache_->capacity_bytes(), (*youngest)->n_tokens());
   }
   std::erase(step_, youngest->get());

@@ -79,7 +79,7 @@ class Scheduler {
   bool take_as_read(Sequence& sequence);
   bool reserve();
   void make_room();
-  int64_t most_tokens(const Sequence& sequence) const;
+  int64_t most_tokens(const Sequence& sequence) const;  // that it stores: its last one is not
 
   KvCache* cache_;
   SchedulerOptions options_;

@@ -5,8 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <random>
-
-#include "engine/engine.h"
+#include <set>
 
 namespace kivi {
 namespace {
@@ -22,14 +21,17 @@ void check(const ThroughputOptions& options) {
     fail(ErrorCode::kInvalidArgument, "{} requests of {} prompt and {} output tokens: all must be at least 1",
          options.n_requests, options.n_prompt, options.n_output);
   }
-  if (options.max_sequences < 0 || options.kv_memory_bytes < 0) {
-    fail(ErrorCode::kInvalidArgument, "{} sequences, {} bytes of KV cache: must not be negative", options.max_sequences,
-         options.kv_memory_bytes);
+  if (options.max_sequences < 0) {
+    fail(ErrorCode::kInvalidArgument, "{} sequences at a time: must not be negative", options.max_sequences);
   }
 }
 
 double per_second(int64_t n, double seconds) {
   return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
+}
+
+double ratio(int64_t a, int64_t b) {
+  return b > 0 ? static_cast<double>(a) / static_cast<double>(b) : 0.0;
 }
 
 // The value that a part of the values do not pass.
@@ -47,20 +49,17 @@ class Run {
       : backend_(&backend),
         decoder_(&decoder),
         options_(&options),
-        engine_(backend, decoder, engine_options(kv, options)) {
-    std::mt19937 random(1);
-    const auto vocabulary = static_cast<uint32_t>(decoder.config().vocab_size);
-    for (int64_t i = 0; i < options.n_requests; ++i) {
-      Request request{.max_new_tokens = options.n_output};
-      for (int64_t t = 0; t < options.n_prompt; ++t)
-        request.prompt.push_back(static_cast<TokenId>(random() % vocabulary));
-      engine_.submit(std::move(request));
-    }
-    engine_.warm_up();
-    backend.synchronize();
+        engine_(backend, afresh(decoder), engine_options(kv, options)) {}
+
+  // Requests that all fit at their full length: a matter of memory alone, not of how many there are.
+  int64_t largest_batch() const {
+    return sequences_that_fit(layout(), engine_.cache().config(), n_tokens(), kv_memory());
   }
 
   ThroughputResult run(const std::function<void(int64_t)>& add_progress) {
+    submit_all();
+    engine_.warm_up();
+    backend_->synchronize();
     const Clock::time_point start = Clock::now();
     while (!engine_.idle()) add_progress(step());
     backend_->synchronize();
@@ -68,16 +67,32 @@ class Run {
   }
 
  private:
+  // Without the memory that larger steps of others needed.
+  static Decoder& afresh(Decoder& decoder) {
+    decoder.release();
+    return decoder;
+  }
+
   static EngineOptions engine_options(const KvConfig& kv, const ThroughputOptions& options) {
     const int64_t n_most = std::min<int64_t>(options.n_requests, 1 << 20);
     const int64_t n_sequences = options.max_sequences == 0 ? n_most : std::min(n_most, options.max_sequences);
-    return {.kv = kv,
-            .capacity = {.max_tokens = options.n_prompt + options.n_output,
-                         .max_sequences = static_cast<int>(n_sequences),
-                         .memory_bytes = options.kv_memory_bytes},
-            .memory_fraction = options.memory_fraction,
-            .max_step_tokens = options.max_step_tokens,
-            .skip_prompts = options.decode_only};
+    EngineOptions engine = options.engine;
+    engine.kv = kv;
+    engine.capacity.max_tokens = options.n_prompt + options.n_output;
+    engine.capacity.max_sequences = static_cast<int>(n_sequences);
+    engine.skip_prompts = options.decode_only;
+    return engine;
+  }
+
+  void submit_all() {
+    std::mt19937 random(1);
+    const auto vocabulary = static_cast<uint32_t>(decoder_->config().vocab_size);
+    for (int64_t i = 0; i < options_->n_requests; ++i) {
+      Request request{.max_new_tokens = options_->n_output};
+      for (int64_t t = 0; t < options_->n_prompt; ++t)
+        request.prompt.push_back(static_cast<TokenId>(random() % vocabulary));
+      engine_.submit(std::move(request));
+    }
   }
 
   // Tokens that it has computed.
@@ -102,8 +117,6 @@ class Run {
   ThroughputResult result(double seconds) {
     const EngineStats stats = engine_.stats();
     const PageArena& arena = engine_.cache().arena();
-    const int64_t n_tokens = options_->n_prompt + options_->n_output;
-    const double each = arena.layout().share_of_slabs(most_pages_of(engine_.cache().config(), n_tokens));
     double decode_seconds = 0;
     for (const double s : decode_seconds_) decode_seconds += s;
     const auto p = [&](double part) { return 1000 * percentile(decode_seconds_, part); };
@@ -119,13 +132,24 @@ class Run {
             .peak_kv_bytes = arena.peak_bytes_held(),
             .peak_memory_bytes = bytes_beside_pages() + arena.peak_bytes_held(),
             .kv_bytes = engine_.cache().capacity_bytes(),
-            .kv_capacity_tokens = static_cast<int64_t>(static_cast<double>(arena.n_slabs() * n_tokens) / each),
+            .kv_capacity_tokens = capacity_tokens(),
             .max_running = stats.max_running,
             .preemptions = stats.preemptions,
             .steps = stats.steps,
             .step_ms_p50 = p(0.5),
             .step_ms_p90 = p(0.9),
             .step_ms_p99 = p(0.99)};
+  }
+
+  int64_t n_tokens() const { return engine_.cache().capacity().max_tokens; }
+  const SlabLayout& layout() const { return engine_.cache().arena().layout(); }
+  // That pages may take; the cache takes less if its sequences need less.
+  int64_t kv_memory() const {
+    return std::max(engine_.cache().capacity().memory_bytes, engine_.cache().capacity_bytes());
+  }
+  int64_t capacity_tokens() const {
+    const double each = layout().share_of_slabs(most_pages_of(engine_.cache().config(), n_tokens()));
+    return static_cast<int64_t>(static_cast<double>(kv_memory() / layout().slab_bytes * n_tokens()) / each);
   }
 
   // Counted by the backend if it does: that includes what libraries and recordings take.
@@ -166,30 +190,45 @@ std::vector<ThroughputResult> bench_throughput(Backend& backend, Decoder& decode
 std::vector<ThroughputResult> sweep_batches(Backend& backend, Decoder& decoder, const ThroughputOptions& options) {
   check(options);
   std::vector<ThroughputResult> results;
+  std::set<int64_t> largest;  // of the configurations so far
   for (const KvConfig& kv : options.kv) {
     ThroughputOptions one = options;
     one.kv = {kv};
-    one.on_result = {};
-    const auto run = [&](int64_t batch) {
-      one.n_requests = one.max_sequences = batch;
-      return bench_throughput(backend, decoder, one).front();
-    };
-    const auto keep = [&](const ThroughputResult& result) {
-      results.push_back(result);
-      if (options.on_result) options.on_result(result);
-    };
-    for (int64_t batch = 1;;) {
-      const ThroughputResult result = run(batch);
-      if (result.kv_capacity_tokens < batch * (options.n_prompt + options.n_output)) {  // memory ends before the batch
-        if (result.max_running > batch / 2) keep(run(result.max_running));
-        break;
-      }
-      keep(result);
-      if (batch == options.n_requests) break;
-      batch = std::min(2 * batch, options.n_requests);
+    one.max_sequences = 0;
+    const int64_t that_fit = Run(backend, decoder, kv, one).largest_batch();
+    const int64_t most = std::clamp<int64_t>(that_fit, 1, options.n_requests);  // one that does not fit says so
+    largest.insert(most);
+    std::set<int64_t> batches = largest;
+    for (int64_t batch = 1; batch < most; batch *= 2) batches.insert(batch);
+    for (const int64_t batch : batches) {
+      if (batch > most) break;
+      one.n_requests = batch;
+      results.push_back(bench_throughput(backend, decoder, one).front());
     }
   }
   return results;
+}
+
+std::vector<MemoryComparison> compare_memory(std::span<const ThroughputResult> sweep) {
+  const auto find = [&](const std::string& kv, int64_t batch) {
+    return std::ranges::find_if(sweep, [&](const auto& r) { return r.kv == kv && r.n_requests == batch; });
+  };
+  std::vector<MemoryComparison> rows;
+  for (const ThroughputResult& result : sweep) {
+    if (rows.empty() || rows.back().kv != result.kv) rows.push_back({.kv = result.kv});
+    rows.back().kv_capacity_tokens = result.kv_capacity_tokens;
+    rows.back().largest_batch = result.n_requests;
+  }
+  for (MemoryComparison& row : rows) {
+    const MemoryComparison& first = rows.front();
+    row.capacity_ratio = ratio(row.kv_capacity_tokens, first.kv_capacity_tokens);
+    row.batch_ratio = ratio(row.largest_batch, first.largest_batch);
+    const auto at = find(row.kv, first.largest_batch);
+    if (at == sweep.end()) continue;
+    row.peak_memory_bytes = at->peak_memory_bytes;
+    row.peak_memory_ratio = ratio(find(first.kv, first.largest_batch)->peak_memory_bytes, at->peak_memory_bytes);
+  }
+  return rows;
 }
 
 nlohmann::ordered_json to_json(std::span<const ThroughputResult> results) {
@@ -212,6 +251,20 @@ nlohmann::ordered_json to_json(std::span<const ThroughputResult> results) {
                     {"peak_kv_bytes", r.peak_kv_bytes},
                     {"steps", r.steps},
                     {"decode_step_ms", {{"p50", r.step_ms_p50}, {"p90", r.step_ms_p90}, {"p99", r.step_ms_p99}}}});
+  }
+  return list;
+}
+
+nlohmann::ordered_json to_json(std::span<const MemoryComparison> rows) {
+  auto list = nlohmann::ordered_json::array();
+  for (const MemoryComparison& row : rows) {
+    list.push_back({{"kv", row.kv},
+                    {"kv_capacity_tokens", row.kv_capacity_tokens},
+                    {"capacity_ratio", row.capacity_ratio},
+                    {"largest_batch", row.largest_batch},
+                    {"batch_ratio", row.batch_ratio},
+                    {"peak_memory_bytes", row.peak_memory_bytes},
+                    {"peak_memory_ratio", row.peak_memory_ratio}});
   }
   return list;
 }

@@ -10,6 +10,7 @@
 
 #include "backend/backend.h"
 #include "cache/kv_config.h"
+#include "engine/engine.h"
 #include "eval/progress.h"
 #include "model/decoder.h"
 
@@ -28,7 +29,7 @@ struct ThroughputResult {
   int64_t peak_kv_bytes = 0;       // of the slabs of pages
   int64_t peak_memory_bytes = 0;   // weights, pages in use and everything else
   int64_t kv_bytes = 0;            // room for pages
-  int64_t kv_capacity_tokens = 0;  // of sequences as long as these that fit
+  int64_t kv_capacity_tokens = 0;  // of sequences as long as these, in the memory that pages may take
   int64_t max_running = 0;
   int64_t preemptions = 0;
   int64_t steps = 0;
@@ -40,13 +41,11 @@ struct ThroughputResult {
 struct ThroughputOptions {
   std::vector<KvConfig> kv{};  // at least one
   int64_t n_requests = 0;
-  int64_t n_prompt = 0;         // random tokens of each
-  int64_t n_output = 0;         // tokens of each; nothing ends an output earlier
-  int64_t max_sequences = 0;    // that run at a time; 0: all
-  int64_t kv_memory_bytes = 0;  // for pages; 0: as the engine decides
-  double memory_fraction = 0.9;
-  int64_t max_step_tokens = 8192;
-  bool decode_only = false;  // prompts are not computed: the speed of decoding alone, at their length
+  int64_t n_prompt = 0;       // random tokens of each
+  int64_t n_output = 0;       // tokens of each; nothing ends an output earlier
+  int64_t max_sequences = 0;  // that run at a time; 0: all
+  EngineOptions engine{};     // memory and steps; the rest follows from what is above
+  bool decode_only = false;   // prompts are not computed: the speed of decoding alone, at their length
   // What the backend had free before the weights were loaded (0 where it does not say), and their bytes.
   int64_t free_bytes_at_start = 0;
   int64_t weight_bytes = 0;
@@ -58,12 +57,26 @@ struct ThroughputOptions {
 // a request fails.
 std::vector<ThroughputResult> bench_throughput(Backend& backend, Decoder& decoder, const ThroughputOptions& options);
 
-// The same for batches of 1, 2, 4 ... requests and at last the most that the memory holds; n_requests is the most that
-// is tried.
+// The same for batches of 1, 2, 4 ... requests and at last the most that the memory holds, and also for the most that
+// it held under each configuration before; n_requests is the most that is tried.
 std::vector<ThroughputResult> sweep_batches(Backend& backend, Decoder& decoder, const ThroughputOptions& options);
+
+// What a sweep says of memory, each configuration beside the first.
+struct MemoryComparison {
+  std::string kv;
+  int64_t kv_capacity_tokens = 0;
+  double capacity_ratio = 0.0;  // to the first's
+  int64_t largest_batch = 0;    // that was run
+  double batch_ratio = 0.0;
+  int64_t peak_memory_bytes = 0;   // at the first's largest batch, weights included; 0 if that was not run
+  double peak_memory_ratio = 0.0;  // the first's to this
+};
+std::vector<MemoryComparison> compare_memory(std::span<const ThroughputResult> sweep);
 
 // [{"kv","requests","prompt","output","seconds","output_tokens_per_s","decode_only_tokens_per_s","peak_memory_bytes",
 //   "weight_bytes","kv_capacity_tokens","max_running","preemptions",...}]
 nlohmann::ordered_json to_json(std::span<const ThroughputResult> results);
+// [{"kv","kv_capacity_tokens","capacity_ratio","largest_batch","batch_ratio","peak_memory_bytes","peak_memory_ratio"}]
+nlohmann::ordered_json to_json(std::span<const MemoryComparison> rows);
 
 }  // namespace kivi

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "backend/fake_device.h"
@@ -81,15 +82,47 @@ TEST(ThroughputBench, SweepsBatchesUntilMemoryEnds) {
   TinySession session;
   const int64_t room = 30 * window_page_bytes(session.decoder.kv_shape());  // of which a sequence needs 6
   ThroughputOptions options{.kv = {parse_kv_config("f16")}, .n_requests = 64, .n_prompt = 40, .n_output = 5};
-  options.kv_memory_bytes = room;
+  options.engine.capacity.memory_bytes = room;
   std::vector<int64_t> batches;
   for (const ThroughputResult& r : sweep_batches(*session.backend, session.decoder, options)) {
     batches.push_back(r.max_running);
     EXPECT_EQ(r.n_requests, r.max_running);
+    EXPECT_EQ(r.kv_capacity_tokens, 5 * 45);  // though the cache has only room for the batch
   }
   EXPECT_EQ(batches, (std::vector<int64_t>{1, 2, 4, 5}));
   options.n_requests = 3;
   EXPECT_EQ(sweep_batches(*session.backend, session.decoder, options).size(), 3U);
+  options.engine.capacity.memory_bytes = 1000;
+  EXPECT_THROW(sweep_batches(*session.backend, session.decoder, options), Error);
+}
+
+TEST(ThroughputBench, ASweepComparesTheMemoryOfItsCaches) {
+  TinySession session;
+  const KvConfig f16 = parse_kv_config("f16");
+  const KvShape shape = session.decoder.kv_shape();
+  ThroughputOptions options{.kv = {f16, small_kivi2()}, .n_requests = 64, .n_prompt = 310, .n_output = 2};
+  options.engine.capacity.memory_bytes = 3 * memory_of(shape, f16, 312).allocated_bytes();
+  options.weight_bytes = 1000;
+  const auto sweep = sweep_batches(*session.backend, session.decoder, options);
+  const auto rows = compare_memory(sweep);
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].largest_batch, 3);
+  EXPECT_EQ(rows[0].kv_capacity_tokens, 3 * 312);
+  EXPECT_EQ(rows[0].peak_memory_ratio, 1.0);
+  // Three packed pages, a 16-bit page of keys and one of values.
+  const KvPages each = most_pages_of(small_kivi2(), 312);
+  EXPECT_EQ(each, (KvPages{3, 2}));
+  EXPECT_EQ(rows[1].largest_batch, sequences_that_fit(slab_layout(shape, small_kivi2()), small_kivi2(), 312,
+                                                      options.engine.capacity.memory_bytes));
+  EXPECT_GT(rows[1].batch_ratio, 2.5);
+  EXPECT_NEAR(rows[1].capacity_ratio, rows[1].batch_ratio, 0.3);
+  const auto at_three = std::ranges::find_if(sweep, [](const auto& r) { return r.kv != "f16" && r.n_requests == 3; });
+  ASSERT_NE(at_three, sweep.end());
+  EXPECT_EQ(rows[1].peak_memory_bytes, at_three->peak_memory_bytes);
+  EXPECT_EQ(rows[1].peak_memory_bytes,
+            rows[0].peak_memory_bytes - options.engine.capacity.memory_bytes + at_three->peak_kv_bytes);
+  EXPECT_GT(rows[1].peak_memory_ratio, 1.0);
+  EXPECT_EQ(to_json(std::span<const MemoryComparison>(rows))[1]["kv_capacity_tokens"], rows[1].kv_capacity_tokens);
 }
 
 TEST(ThroughputBench, RefusesNonsenseAndWhatHasNoRoom) {
@@ -99,7 +132,7 @@ TEST(ThroughputBench, RefusesNonsenseAndWhatHasNoRoom) {
   options.n_output = 0;
   EXPECT_THROW(bench(), Error);
   options.n_output = 5;
-  options.kv_memory_bytes = 4 * window_page_bytes(session.decoder.kv_shape());
+  options.engine.capacity.memory_bytes = 4 * window_page_bytes(session.decoder.kv_shape());
   EXPECT_THROW(bench(), Error);
 }
 

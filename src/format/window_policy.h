@@ -44,19 +44,20 @@ struct WindowPolicy {
 
   // 16-bit pages are reached through a row of slots: first those of the sinks, then a ring of `ring` slots.
   KIVI_HD constexpr int32_t sink_slots() const { return (sinks + kWindowPageTokens - 1) / kWindowPageTokens; }
-  // Slots that hold the window and the token that makes it flush, wherever it starts; enough for sequences of
-  // max_tokens.
-  KIVI_HD constexpr int32_t ring_slots(int64_t max_tokens) const {
+  // Pages of the sinks and, at most, of the window between steps, of a sequence of up to max_tokens. Two pages of
+  // tokens may share a slot: they have tokens in different places of it, for there are never more tokens than places.
+  KIVI_HD constexpr int32_t most_pages(int64_t max_tokens) const {
     const int64_t all = (max_tokens - sinks + kWindowPageTokens - 1) / kWindowPageTokens;
-    // A stretch of n tokens touches at most (n + 14) / 16 + 1 pages, and one less if it starts at a page's start.
-    const int64_t longest = int64_t{keep} + flush;
-    const bool aligned = keep % kWindowPageTokens == 0 && flush % kWindowPageTokens == 0;
-    const int64_t window =
-        aligned ? longest / kWindowPageTokens : (longest + kWindowPageTokens - 2) / kWindowPageTokens + 1;
-    const int64_t slots = window < all ? window : all;
-    return static_cast<int32_t>(slots > 1 ? slots : 1);
+    const int64_t most_tokens = int64_t{keep} + flush - 1;
+    const int64_t window = (most_tokens + kWindowPageTokens - 1) / kWindowPageTokens;
+    const int64_t pages = window < all ? window : all;
+    return sink_slots() + static_cast<int32_t>(pages > 0 ? pages : 0);
   }
-  KIVI_HD constexpr int32_t n_slots(int64_t max_tokens) const { return sink_slots() + ring_slots(max_tokens); }
+  // Width of a row that serves sequences of up to max_tokens.
+  KIVI_HD constexpr int32_t n_slots(int64_t max_tokens) const {
+    const int32_t pages = most_pages(max_tokens);
+    return pages > sink_slots() ? pages : sink_slots() + 1;
+  }
 
   // Slot of a token that is in 16 bits, in a row of n_slots slots, and its place in that slot's page.
   KIVI_HD constexpr int32_t slot(int64_t token, int32_t slots) const {

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
+#include <utility>
 
 namespace kivi::format {
 namespace {
@@ -29,30 +31,27 @@ TEST(WindowPolicy, ClosedFormEqualsTheStateMachine) {
   EXPECT_EQ(WindowPolicy{}.n_packed(1'000'000), 0);
 }
 
-TEST(WindowPolicy, TheWindowAndTheTokenThatFlushesItFitTheRing) {
+TEST(WindowPolicy, TokensOfTheWindowHavePlacesOfTheirOwn) {
   for (const WindowPolicy& policy : {WindowPolicy{0, 0, 128}, WindowPolicy{0, 128, 1}, WindowPolicy{5, 0, 32},
                                      WindowPolicy{4, 40, 8}, WindowPolicy{1, 0, 1}, WindowPolicy{17, 3, 1}}) {
     const int32_t slots = policy.n_slots(4096);
     for (int64_t n = 1; n < 1000; ++n) {
-      // Before the flush of step n, all tokens from the window of step n - 1 on are in 16 bits, each page in its own
-      // slot.
-      std::set<int32_t> used;
-      std::set<int64_t> pages;
-      for (int64_t t = policy.window_begin(n - 1); t < n; ++t) {
-        if (t < policy.sinks) continue;
-        used.insert(policy.slot(t, slots));
-        pages.insert((t - policy.sinks) / kWindowPageTokens);
+      std::set<std::pair<int32_t, int32_t>> used;
+      for (int64_t t = std::max<int64_t>(policy.window_begin(n), policy.sinks); t < n; ++t) {
         ASSERT_GE(policy.slot(t, slots), policy.sink_slots());
         ASSERT_LT(policy.slot(t, slots), slots);
+        ASSERT_TRUE(used.insert({policy.slot(t, slots), policy.place(t)}).second)
+            << "sinks " << policy.sinks << " n " << n;
       }
-      ASSERT_EQ(used.size(), pages.size()) << "sinks " << policy.sinks << " n " << n;
     }
   }
 }
 
 TEST(WindowPolicy, ShortSequencesNeedFewSlots) {
   EXPECT_EQ((WindowPolicy{0, 0, 128}.n_slots(4096)), 8);
-  EXPECT_EQ((WindowPolicy{0, 128, 1}.n_slots(4096)), 9);
+  EXPECT_EQ((WindowPolicy{0, 128, 1}.n_slots(4096)), 8);
+  EXPECT_EQ((WindowPolicy{0, 32, 1}.n_slots(4096)), 2);
+  EXPECT_EQ((WindowPolicy{4, 40, 8}.n_slots(4096)), 4);
   EXPECT_EQ(WindowPolicy{}.n_slots(100), 7);
 }
 

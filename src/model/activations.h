@@ -11,9 +11,10 @@ namespace kivi {
 
 struct Activations {
   // Rows that the MLP takes at a time: its activations are the widest, and a long prompt must not need ffn_size of them
-  // each. Likewise the output matrix.
-  static constexpr int64_t kMlpRows = 512;
-  static constexpr int64_t kHeadRows = 512;
+  // each. Likewise the output matrix. As many as a decode step of the largest batches has: a few rows that are left
+  // over cost as much as 200, for they read the weights once more.
+  static constexpr int64_t kMlpRows = 1024;
+  static constexpr int64_t kHeadRows = 1024;
 
   int64_t n_rows = 0;       // N: that there is room for
   int64_t n_head_rows = 0;  // M: rows of logits at a time; at most kHeadRows

@@ -52,6 +52,11 @@ void Decoder::reserve(int64_t n_rows, int64_t n_wanted_rows) {
   activations_.reserve(*backend_, config(), n_rows, head_rows);
 }
 
+void Decoder::release() {
+  recordings_.clear();
+  activations_ = {};
+}
+
 DecoderOutput Decoder::step(KvCache& cache, const DecoderStep& step) {
   check(cache, step);
   const auto n_rows = std::ssize(step.tokens);

@@ -48,11 +48,14 @@ class Decoder {
   Decoder(Backend& backend, const ModelWeights& weights);
 
   const ModelConfig& config() const { return weights_->config; }
+  const ModelWeights& weights() const { return *weights_; }
   KvShape kv_shape() const { return kivi::kv_shape(config()); }
 
   // Allocates what steps of so many rows and wanted rows need. A larger step allocates by itself, which costs its
   // recordings.
   void reserve(int64_t n_rows, int64_t n_wanted_rows);
+  // Frees them, and the recordings. Later steps allocate again.
+  void release();
   int64_t activation_bytes() const { return activations_.size_bytes(); }
 
   // Records greedy steps of every batch size of a cache ahead of time, where the backend records.

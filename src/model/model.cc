@@ -1,10 +1,11 @@
 #include "model/model.h"
 
+#include "model/random_model.h"
 #include "model/tokenizer_spec.h"
 
 namespace kivi {
 
-std::unique_ptr<Model> load_model(Backend& backend, const std::string& path) {
+std::unique_ptr<Model> open_model(const std::string& path) {
   auto model = std::make_unique<Model>();
   model->file = std::make_unique<GgufFile>(path);
   model->config = read_config(*model->file);
@@ -13,8 +14,12 @@ std::unique_ptr<Model> load_model(Backend& backend, const std::string& path) {
   model->default_system_prompt = default_system_prompt(spec.chat_template);
   model->tokenizer = make_tokenizer(std::move(spec));
   for (const auto& [name, tensor] : model->file->tensors()) model->weight_bytes += tensor.view.size_bytes();
-  model->weights = load_weights(backend, *model->file, model->config);
   return model;
+}
+
+void load_weights(Backend& backend, Model& model) {
+  model.weights =
+      model.is_random() ? random_weights(backend, model.config) : load_weights(backend, *model.file, model.config);
 }
 
 }  // namespace kivi

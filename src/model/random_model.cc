@@ -84,19 +84,22 @@ int64_t random_weight_bytes(const ModelConfig& c) {
   return 2 * (c.n_layers * layer + vocabulary) + 4 * vectors;
 }
 
-std::unique_ptr<Model> make_random_model(Backend& backend, const ModelConfig& config) {
+std::unique_ptr<Model> open_random_model(const ModelConfig& config) {
   check(config);
   auto model = std::make_unique<Model>();
   model->config = config;
   model->config.name = config.name + ", random weights";
   model->config.quantisation = "random 16 bits";
   model->weight_bytes = random_weight_bytes(config);
-  const ModelConfig& c = model->config;
+  return model;
+}
+
+ModelWeights random_weights(Backend& backend, const ModelConfig& c) {
   const int64_t q = c.n_heads * c.head_dim;
   const int64_t qkv = q + 2 * c.n_kv_heads * c.head_dim;
 
   Maker make(backend);
-  ModelWeights& weights = model->weights;
+  ModelWeights weights;
   weights.config = c;
   weights.embedding = make.matrix(c.vocab_size, c.hidden_size);
   weights.output_norm = make.ones(c.hidden_size);
@@ -113,7 +116,7 @@ std::unique_ptr<Model> make_random_model(Backend& backend, const ModelConfig& co
     layer.down = make.matrix(c.hidden_size, c.ffn_size);
     weights.layers.push_back(std::move(layer));
   }
-  return model;
+  return weights;
 }
 
 }  // namespace kivi

@@ -16,11 +16,14 @@ namespace kivi {
 // "llama-2-7b", "llama-2-13b", "llama-3-8b", "mistral-7b".
 std::span<const ModelConfig> known_shapes();
 
-// Bytes of the weights that make_random_model makes: 16 bits each, norms and biases 32.
+// Bytes of the weights that random_weights makes: 16 bits each, norms and biases 32.
 int64_t random_weight_bytes(const ModelConfig& config);
 
-// A model without a tokenizer. Throws Error{kInvalidArgument} if the sizes contradict each other, Error{kUnsupported}
-// if the backend makes no random weights.
-std::unique_ptr<Model> make_random_model(Backend& backend, const ModelConfig& config);
+// A model without a tokenizer; load_weights makes its weights. Throws Error{kInvalidArgument} if the sizes contradict
+// each other.
+std::unique_ptr<Model> open_random_model(const ModelConfig& config);
+
+// Throws Error{kUnsupported} if the backend makes no random weights.
+ModelWeights random_weights(Backend& backend, const ModelConfig& config);
 
 }  // namespace kivi

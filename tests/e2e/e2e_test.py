@@ -158,6 +158,14 @@ class Info(Case):
         self.assertEqual(f16, 4096 * ELEMENTS_PER_TOKEN * 2)
         self.assertGreater(f16 / kivi2, 4.5)
 
+    def test_random_weights(self):
+        info = json.loads(self.ok("info", "--random-weights", "llama-2-7b", "--context", 8192, "--json", "-").stdout)
+        self.assertEqual(info["model"]["name"], "llama-2-7b, random weights")
+        self.assertTrue(info["model"]["random_weights"])
+        self.assertIsNone(info["model"]["architecture"])
+        self.assertEqual(info["kv"][0]["bytes_at_context"], 8192 * 2 * 32 * 4096 * 2)
+        self.assertIn("random 16 bits", self.ok("info", "--random-weights", "llama-3-8b").stdout)
+
     def test_text(self):
         out = self.ok("info", "-m", MODEL).stdout
         self.assertIn("30", out)
@@ -245,12 +253,19 @@ class Bench(Case):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "shape.json"
             path.write_text(json.dumps(shape))
+            step = json.loads(self.ok("bench", "step", "--random-weights", path, "--kv", "kivi2", "--batch", 4,
+                                      "--tokens", 300, "--samples", 1, "--json", "-").stdout)
             result = self.ok("bench", "throughput", "--random-weights", path, "--kv", "f16,kivi2", "--requests", 20,
-                             "--prompt", 161, "--output", 30, "--kv-memory", 0.003, "--json", "-")
+                             "--prompt", 161, "--output", 30, "--kv-memory", 0.002, "--json", "-")
             decode = json.loads(self.ok("bench", "decode", "--random-weights", path, "--depth", 0, "-n", 2,
                                         "--json", "-").stdout)
+            sweep = json.loads(self.ok("bench", "throughput", "--random-weights", path, "--kv", "f16,kivi2",
+                                       "--requests", 100, "--prompt", 1020, "--output", 4, "--kv-memory", 0.003,
+                                       "--decode-only", "--batch-sweep", "--json", "-").stdout)
         bench = json.loads(result.stdout)
-        for report in bench, decode:
+        self.assertEqual({part["operation"]: part["calls"] for part in step["results"][0]["operations"]}["linear"], 9)
+        self.assertGreater(step["results"][0]["step_us"], 0)
+        for report in bench, decode, step:
             self.assertIn("random weights", report["model"])
             self.assertTrue(report["random_weights"])
         self.assertIn("f16, 20 requests", result.stderr)
@@ -262,9 +277,15 @@ class Bench(Case):
             self.assertEqual((row["requests"], row["prompt"], row["output"], row["preemptions"]), (20, 161, 30, 0))
             self.assertAlmostEqual(row["output_tokens_per_s"] * row["seconds"], 20 * 30, delta=1)
             self.assertLess(row["max_running"], 20)
-            self.assertLessEqual(row["peak_kv_bytes"], 0.003 * 2**30)
+            self.assertLessEqual(row["peak_kv_bytes"], 0.002 * 2**30)
         self.assertGreater(kivi2["kv_capacity_tokens"], f16["kv_capacity_tokens"])
         self.assertGreater(kivi2["max_running"], f16["max_running"])
+        f16, kivi2 = sweep["memory"]
+        self.assertEqual(f16["kv_capacity_tokens"] // 1024, f16["largest_batch"])
+        self.assertGreater(kivi2["capacity_ratio"], 2.9)
+        self.assertGreater(kivi2["peak_memory_ratio"], 1.5)
+        self.assertEqual([row["requests"] for row in sweep["results"] if row["kv"] == "f16"], [1, 2, 3])
+        self.assertEqual([row["requests"] for row in sweep["results"] if row["kv"] == "kivi2"][:4], [1, 2, 3, 4])
 
     def test_throughput_of_a_model(self):
         out = self.ok("bench", "throughput", "-m", MODEL, "--kv", "kivi2", "--requests", 3, "--prompt-tokens", 140,
@@ -316,10 +337,14 @@ class BadCommandLine(Case):
             (["bench", "attention", "--shapes", "1x64x3x2x64"], ["1x64x3x2x64", "multiple"]),
             (["bench", "decode"], ["--model", "--random-weights"]),
             (["bench", "throughput", "-m", MODEL, "--random-weights", "llama-2-7b"], ["--random-weights"]),
+            (["bench", "step", "-m", MODEL, "--batch", "0"], ["batch of 0"]),
             (["bench", "throughput", "-m", MODEL, "--requests", "0"], ["0 requests"]),
             (["bench", "throughput", "-m", MODEL, "--memory-fraction", "2"], ["memory fraction 2"]),
+            (["bench", "throughput", "-m", MODEL, "--device", "cpu", "--memory-fraction", "0.5"], ["--kv-memory"]),
+            (["run", "-m", MODEL, "-p", "x", "--kv-memory", "-1"], ["--kv-memory -1"]),
             (["bench", "throughput", "-m", MODEL, "--step-tokens", "0"], ["0 prompt tokens"]),
             (["run", "-m", MODEL, "-p", "x", "--step-tokens", "0"], ["--step-tokens"]),
+            (["run", "-m", MODEL, "-p", "x", "--dtype", "f8"], ["--dtype f8", "f16", "bf16"]),
             (["compare", "-m", MODEL, "-n", "9000"], ["9000", "8192"]),
             (["compare", "-m", MODEL, "--kv", ""], ["f16, kivi4, kivi2"]),
             (["compare", "-m", MODEL, "--chunks", "x"], ["--chunks"]),
@@ -331,11 +356,14 @@ class BadCommandLine(Case):
             (["info", "-m", "/no/such/model.gguf"], ["/no/such/model.gguf"]),
             (["info", "-m", MODEL, "--device", "cpu:avx9"], ["avx9", "avx2"]),
             (["info", "-m", MODEL, "--device", "cuda"], ["cuda"]),
+            (["info", "-m", MODEL, "--device", "cpu", "--dtype", "bf16"], ["bf16", "cpu", "--device cuda"]),
             (["run", "-m", MODEL, "-f", "/no/such/prompt"], ["/no/such/prompt"]),
             (["eval", "perplexity", "-m", MODEL, "--text", "/no/such/text"], ["/no/such/text"]),
             (["compare", "-m", "/no/such/model.gguf"], ["/no/such/model.gguf"]),
             (["bench", "throughput", "--random-weights", "llama-9"], ["llama-9", "llama-2-7b"]),
-            (["bench", "throughput", "-m", MODEL, "--kv-memory", "0.001"], ["KV cache", "more"]),
+            (["bench", "throughput", "-m", MODEL, "--kv-memory", "0.001"], ["KV cache", "--kv-memory"]),
+            (["run", "-m", MODEL, "-p", "x", "--kv-memory", "0.001"], ["KV cache", "--kv-memory"]),
+            (["compare", "-m", MODEL, "-p", "x", "--kv-memory", "0.001"], ["KV cache", "--kv-memory"]),
         ):
             self.refused(1, fragments, *args)
         self.refused(1, ["sse9"], "info", "-m", MODEL, env={"KIVI_FORCE_ISA": "sse9"})
@@ -348,7 +376,7 @@ class BadCommandLine(Case):
     def test_help_and_version(self):
         self.assertRegex(self.ok("--version").stdout, r"\Akivi \d+\.\d+\.\d+\n\Z")
         for command in ([], ["run"], ["info"], ["eval", "perplexity"], ["eval", "agreement"], ["bench", "attention"],
-                        ["bench", "decode"], ["bench", "throughput"], ["compare"]):
+                        ["bench", "decode"], ["bench", "step"], ["bench", "throughput"], ["compare"]):
             self.assertIn("--help", self.ok(*command, "--help").stdout)
 
 

@@ -27,12 +27,14 @@ std::string describe(int device) {
 
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(int device) : stream_(device), staging_(stream_), linear_(stream_), decode_attention_(stream_) {}
+  CudaBackend(int device, DType dtype)
+      : dtype_(dtype), stream_(device), staging_(stream_), linear_(stream_), decode_attention_(stream_) {}
 
   BackendInfo info() const override {
-    return {fmt::format("cuda:{}", stream_.device()), describe(stream_.device()), 1};
+    return {fmt::format("cuda:{}", stream_.device()), fmt::format("{}, {}", describe(stream_.device()), name(dtype_)),
+            1};
   }
-  DType activation_dtype() const override { return Matrix::kDType; }
+  DType activation_dtype() const override { return dtype_; }
   format::CodeOrder code_order() const override { return format::CodeOrder::kFragment; }
 
   std::unique_ptr<Buffer> allocate(size_t size_bytes) override {
@@ -61,12 +63,12 @@ class CudaBackend : public Backend {
 
   std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) override {
     refuse_recording("load_weight");
-    return load_matrix(parts, stream_, staging_);
+    return load_matrix(parts, dtype_, stream_, staging_);
   }
   std::unique_ptr<Weight> random_weight(int64_t rows, int64_t cols, float scale, uint64_t seed) override {
     refuse_recording("random_weight");
-    auto matrix = std::make_unique<Matrix>(rows, cols, stream_);
-    fill_random(matrix->data(), rows * cols, scale, seed, stream_.enter());
+    auto matrix = std::make_unique<Matrix>(rows, cols, dtype_, stream_);
+    fill_random(matrix->data(), dtype_, rows * cols, scale, seed, stream_.enter());
     return matrix;
   }
 
@@ -97,6 +99,7 @@ class CudaBackend : public Backend {
     fail(ErrorCode::kInternal, "{}: called while operations are being recorded", operation);
   }
 
+  DType dtype_;
   Stream stream_;
   Staging staging_;
   Linear linear_;
@@ -105,8 +108,8 @@ class CudaBackend : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(int device) {
-  return std::make_unique<CudaBackend>(device);
+std::unique_ptr<Backend> make_backend(int device, DType dtype) {
+  return std::make_unique<CudaBackend>(device, dtype);
 }
 
 }  // namespace kivi::cuda

@@ -1,6 +1,6 @@
-// The backend of an NVIDIA GPU of compute capability 8.0 or higher: f16 weights and activations, f32 residual stream
-// and sums. All operations run in one stream; copies to the host and synchronize() wait for it. An object is used by
-// one thread at a time, any thread.
+// The backend of an NVIDIA GPU of compute capability 8.0 or higher: weights, activations and window in f16 or bf16, f32
+// residual stream and sums. All operations run in one stream; copies to the host and synchronize() wait for it. An
+// object is used by one thread at a time, any thread.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace kivi::cuda {
 
-// `device`: an index of cudaGetDeviceCount, of sufficient capability.
-std::unique_ptr<Backend> make_backend(int device);
+// `device`: an index of cudaGetDeviceCount, of sufficient capability. dtype: f16 or bf16.
+std::unique_ptr<Backend> make_backend(int device, DType dtype);
 
 }  // namespace kivi::cuda

@@ -41,7 +41,7 @@ using OwnedProduct = Owned<cublasLtMatmulDesc_t>;
 using OwnedLayout = Owned<cublasLtMatrixLayout_t>;
 using OwnedPreference = Owned<cublasLtMatmulPreference_t>;
 
-// All that the library's choice depends on.
+// All that the library's choice depends on. The weight has the dtype of x.
 struct Shape {
   int64_t n_tokens;
   int64_t rows;
@@ -80,7 +80,7 @@ Shape shape_of(const LinearArgs& args) {
 }
 
 void require_shapes(const LinearArgs& args) {
-  matrix_of(args.weight);
+  const DType dtype = matrix_of(args.weight).dtype();
   require_extent("linear: rank of x", args.x.rank, 2);
   require_extent("linear: rank of out", args.out.rank, 2);
   require_extent("linear: columns of x", args.x.shape[1], args.weight->cols());
@@ -90,9 +90,9 @@ void require_shapes(const LinearArgs& args) {
     require_extent("linear: length of bias", args.bias.as<const float, 1>().shape[0], args.weight->rows());
   }
   const bool fits = args.out.dtype == DType::kF32 || (args.out.dtype == args.x.dtype && !args.accumulate);
-  if (args.x.dtype != Matrix::kDType || !fits) {
+  if (args.x.dtype != dtype || !fits) {
     fail(ErrorCode::kUnsupported, "linear: no kernel from {} with a weight of {} to {}{}", name(args.x.dtype),
-         name(Matrix::kDType), name(args.out.dtype), args.accumulate ? ", accumulating" : "");
+         name(dtype), name(args.out.dtype), args.accumulate ? ", accumulating" : "");
   }
 }
 
@@ -169,7 +169,7 @@ class Linear::Library {
 
   Plan make_plan(const Shape& shape) const {
     Plan plan{.product = make_product(),
-              .weight = make_layout(Matrix::kDType, shape.cols, shape.rows, shape.cols),
+              .weight = make_layout(shape.x_dtype, shape.cols, shape.rows, shape.cols),
               .x = make_layout(shape.x_dtype, shape.cols, shape.n_tokens, shape.x_stride),
               .out = make_layout(shape.out_dtype, shape.rows, shape.n_tokens, shape.out_stride),
               .algorithm = {}};

@@ -10,21 +10,23 @@
 
 namespace kivi::cuda {
 
-// Row-major, no gaps, f16.
+// Row-major, no gaps, f16 or bf16.
 class Matrix : public Weight {
  public:
-  static constexpr DType kDType = DType::kF16;
+  Matrix(int64_t rows, int64_t cols, DType dtype, const Stream& stream);
 
-  Matrix(int64_t rows, int64_t cols, const Stream& stream);
-  Half* data() const { return reinterpret_cast<Half*>(buffer_.data()); }
+  DType dtype() const { return dtype_; }
+  void* data() const { return buffer_.data(); }
 
  private:
+  DType dtype_;
   DeviceBuffer buffer_;
 };
 
-// The rows of all parts, one after the other, rounded to f16 on the way; values beyond its range become its largest.
+// The rows of all parts, one after the other, rounded to dtype on the way; values beyond its range become its largest.
 // Decoded by all cores of the host. The parts need not outlive the call.
-std::unique_ptr<Matrix> load_matrix(std::span<const WeightView> parts, const Stream& stream, Staging& staging);
+std::unique_ptr<Matrix> load_matrix(std::span<const WeightView> parts, DType dtype, const Stream& stream,
+                                    Staging& staging);
 
 // `weight` as the matrix it is. Throws Error{kInternal} if it is missing or of another backend.
 const Matrix& matrix_of(const Weight* weight);

@@ -28,8 +28,7 @@ std::byte* allocate(size_t size, const Stream& stream) {
     const Memory m = memory();
     fail(ErrorCode::kOutOfMemory,
          "{} bytes of memory of cuda:{}: {} of its {} are free; lower --memory-fraction, --context or the batch, or "
-         "take "
-         "a smaller --kv preset or model",
+         "take a smaller --kv preset or model",
          size, stream.device(), m.free, m.total);
   }
   check(error, "allocating memory");

@@ -27,7 +27,10 @@ bool may_be_earlier(cudaError_t error) {
 }  // namespace
 
 void fail_cuda(cudaError_t error, std::string_view operation) {
-  cudaGetLastError();  // it is told here: the next launch must not report it again
+  cudaGetLastError();                        // it is told here: the next launch must not report it again
+  if (error == cudaErrorMemoryAllocation) {  // of what CUDA allocates itself: kernels, recordings
+    fail(ErrorCode::kOutOfMemory, "{}: the GPU has no memory left for it; lower --memory-fraction", operation);
+  }
   fail(ErrorCode::kInternal, "{}{}: the GPU reports {} ({})", operation,
        may_be_earlier(error) ? ", or an operation before it" : "", cudaGetErrorName(error), cudaGetErrorString(error));
 }

@@ -9,8 +9,8 @@ namespace kivi::cuda {
 
 [[noreturn]] void fail_cuda(cudaError_t error, std::string_view operation);
 
-// Throws Error{kInternal} unless `error` is success. Kernels run later than they are launched: what one of them did
-// wrong may show at a later operation only, and the message says so.
+// Throws Error{kInternal}, or Error{kOutOfMemory}, unless `error` is success. Kernels run later than they are launched:
+// what one of them did wrong may show at a later operation only, and the message says so.
 inline void check(cudaError_t error, std::string_view operation) {
   if (error != cudaSuccess) fail_cuda(error, operation);
 }

@@ -26,7 +26,11 @@ CapturedGraph capture(cudaStream_t stream, const std::function<void()>& run) {
 
 Graph::Graph(const Stream& stream, const std::function<void()>& run) {
   const CapturedGraph graph = capture(stream.enter(), run);
+  size_t n_nodes = 0;
+  check(cudaGraphGetNodes(graph.get(), nullptr, &n_nodes), "preparing a recording");
+  n_launches_ = static_cast<int64_t>(n_nodes);
   check(cudaGraphInstantiate(&executable_, graph.get(), 0), "preparing a recording");
+  check(cudaGraphUpload(executable_, stream.enter()), "preparing a recording");  // so that no launch has to
 }
 
 Graph::~Graph() {

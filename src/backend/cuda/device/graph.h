@@ -18,9 +18,11 @@ class Graph : public Recording {
   ~Graph() override;
 
   void launch(const Stream& stream) const;
+  int64_t n_launches() const override { return n_launches_; }
 
  private:
   cudaGraphExec_t executable_ = nullptr;
+  int64_t n_launches_ = 0;
 };
 
 }  // namespace kivi::cuda

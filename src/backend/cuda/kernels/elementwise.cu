@@ -234,9 +234,12 @@ void embed(const EmbedArgs& args, cudaStream_t stream) {
   const auto out = args.out.as<float, 2>();
   require_extent("embed: rows of out", out.shape[0], tokens.shape[0]);
   require_extent("embed: channels of out", out.shape[1], table.cols());
-  const TensorView<const Half, 2> rows(table.data(), {table.rows(), table.cols()});
-  run_for_each<4>(TakeRows<Half>{Rows<const Half>(rows), table.rows(), tokens.data, Rows<float>(args.out)},
-                  {args.out, rows}, "embed", stream);
+  with_16_bits(table.dtype(), "embed", [&](auto element) {
+    using T = decltype(element);
+    const TensorView<const T, 2> rows(static_cast<const T*>(table.data()), {table.rows(), table.cols()});
+    run_for_each<4>(TakeRows<T>{Rows<const T>(rows), table.rows(), tokens.data, Rows<float>(args.out)},
+                    {args.out, rows}, "embed", stream);
+  });
 }
 
 void gather(const GatherArgs& args, cudaStream_t stream) {

@@ -18,21 +18,26 @@ __device__ uint64_t random_bits(uint64_t counter) {
   return z ^ (z >> 31);
 }
 
-__global__ void __launch_bounds__(kThreads) random_elements(Half* out, int64_t n, float scale, uint64_t seed) {
+template <typename T>
+__global__ void __launch_bounds__(kThreads) random_elements(T* out, int64_t n, float scale, uint64_t seed) {
   const int64_t step = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n; i += step) {
     const auto bits = static_cast<int32_t>(random_bits((seed << 40) + static_cast<uint64_t>(i)) >> 40);  // 24 of them
-    out[i] = narrow<Half>(scale * static_cast<float>(bits - (1 << 23)) * 0x1p-23F);
+    out[i] = narrow<T>(scale * static_cast<float>(bits - (1 << 23)) * 0x1p-23F);
   }
 }
 
 }  // namespace
 
-void fill_random(Half* out, int64_t n, float scale, uint64_t seed, cudaStream_t stream) {
+void fill_random(void* out, DType dtype, int64_t n, float scale, uint64_t seed, cudaStream_t stream) {
   if (n == 0) return;
   constexpr int64_t kMostBlocks = 65536;
   const int64_t n_blocks = std::min((n + kThreads - 1) / kThreads, kMostBlocks);
-  launch("random_weight", random_elements, static_cast<unsigned>(n_blocks), kThreads, 0, stream, out, n, scale, seed);
+  with_16_bits(dtype, "random_weight", [&](auto element) {
+    using T = decltype(element);
+    launch("random_weight", random_elements<T>, static_cast<unsigned>(n_blocks), kThreads, 0, stream,
+           static_cast<T*>(out), n, scale, seed);
+  });
 }
 
 }  // namespace kivi::cuda

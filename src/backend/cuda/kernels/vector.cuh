@@ -8,7 +8,7 @@
 #include <initializer_list>
 #include <type_traits>
 
-#include "core/error.h"
+#include "backend/cuda/dispatch.h"
 #include "core/half.h"
 #include "core/tensor_view.h"
 
@@ -104,19 +104,6 @@ inline bool are_words(int n, std::initializer_list<AnyView> views) {
     }
   }
   return true;
-}
-
-// Calls body(T{}) for the element type of dtype.
-template <typename Body>
-void with_16_bits(DType dtype, std::string_view operation, const Body& body) {
-  if (dtype == DType::kF16) return body(Half{});
-  if (dtype == DType::kBF16) return body(BFloat16{});
-  fail(ErrorCode::kUnsupported, "{}: no kernel for {}", operation, name(dtype));
-}
-template <typename Body>
-void with_floats(DType dtype, std::string_view operation, const Body& body) {
-  if (dtype == DType::kF32) return body(float{});
-  with_16_bits(dtype, operation, body);
 }
 
 }  // namespace kivi::cuda

@@ -1,0 +1,73 @@
+// A backend in front of another that notes the operations of what is recorded, so that they can be run again in parts.
+#pragma once
+
+#include <functional>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace kivi {
+
+class OperationTape : public Backend {
+ public:
+  struct Operation {
+    std::string_view name;
+    std::function<void()> run;
+  };
+
+  explicit OperationTape(Backend& inner) : inner_(&inner) {}
+  // Of the last recording. They point into the memory that it did.
+  const std::vector<Operation>& operations() const { return operations_; }
+
+  BackendInfo info() const override { return inner_->info(); }
+  DType activation_dtype() const override { return inner_->activation_dtype(); }
+  format::CodeOrder code_order() const override { return inner_->code_order(); }
+  std::unique_ptr<Buffer> allocate(size_t size_bytes) override { return inner_->allocate(size_bytes); }
+  void copy_to_device(void* device, const void* host, size_t size_bytes) override {
+    inner_->copy_to_device(device, host, size_bytes);
+  }
+  void copy_to_host(void* host, const void* device, size_t size_bytes) override {
+    inner_->copy_to_host(host, device, size_bytes);
+  }
+  void synchronize() override { inner_->synchronize(); }
+  size_t free_bytes() override { return inner_->free_bytes(); }
+  std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) override { return inner_->load_weight(parts); }
+
+  std::unique_ptr<Recording> record(const std::function<void()>& run) override {
+    operations_.clear();
+    is_recording_ = true;
+    run();
+    is_recording_ = false;
+    return std::make_unique<Recording>();
+  }
+  void replay(const Recording& /*recording*/) override {  // there is one
+    for (const Operation& operation : operations_) operation.run();
+  }
+
+  void embed(const EmbedArgs& args) override { note("embed", &Backend::embed, args); }
+  void rms_norm(const RmsNormArgs& args) override { note("rms_norm", &Backend::rms_norm, args); }
+  void linear(const LinearArgs& args) override { note("linear", &Backend::linear, args); }
+  void rope(const RopeArgs& args) override { note("rope", &Backend::rope, args); }
+  void gate(const GateArgs& args) override { note("gate", &Backend::gate, args); }
+  void gather(const GatherArgs& args) override { note("gather", &Backend::gather, args); }
+  void argmax(const ArgmaxArgs& args) override { note("argmax", &Backend::argmax, args); }
+  void convert(const ConvertArgs& args) override { note("convert", &Backend::convert, args); }
+  void plan_attend(const PlanAttendArgs& args) override { note("plan_attend", &Backend::plan_attend, args); }
+  void attend(const AttendArgs& args) override { note("attend", &Backend::attend, args); }
+  void store_kv(const StoreKvArgs& args) override { note("store_kv", &Backend::store_kv, args); }
+
+ private:
+  template <typename Args>
+  void note(std::string_view name, void (Backend::*operation)(const Args&), const Args& args) {
+    if (!is_recording_) return (inner_->*operation)(args);
+    operations_.push_back({name, [inner = inner_, operation, args] { (inner->*operation)(args); }});
+  }
+
+  Backend* inner_;
+  bool is_recording_ = false;
+  std::vector<Operation> operations_;
+};
+
+}  // namespace kivi
