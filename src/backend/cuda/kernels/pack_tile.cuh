@@ -40,7 +40,9 @@ struct StoreProblem {
   const int32_t* seq_begin;
   int n_sequences;
   int block_bytes;
-  bool bulk;  // whether there are bulk blocks, after the edge blocks of the values and those of the keys
+  int flush_blocks;  // blocks of each kind, in the order of the grid: these, edge blocks of the values, of the keys,
+                     // bulk
+  bool bulk;
 };
 
 // What a block works on: one side of a sequence and n_heads KV heads from `head` on.

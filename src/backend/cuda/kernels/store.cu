@@ -1,10 +1,13 @@
 // Storing new keys and values: the rows that the window policies pack are quantised into pages, the others go into the
 // window. Codes are the CPU's to the bit: the quantiser is format/quantise.h, compiled without contraction.
 //
-// Two kinds of blocks of 128 threads, in one launch:
+// Three kinds of blocks of 128 threads, in one launch:
 //   edge   one side (keys or values) of a sequence and some of its KV heads. Packs every unit that begins with an old
 //          token, out of the window, and then writes the new rows that stay: only these blocks read the window, and
 //          each before it writes there, so a slot may change hands within the launch. All of a decoding step.
+//   flush  packs the keys that leave the window in a step of decoding, if then the whole window does (no token is kept,
+//          so nobody writes where these blocks read): a sequence in so many steps, but much work, so all flush blocks
+//          share out its heads and groups.
 //   bulk   one side and KV head of 128 rows of the step, whatever sequences they belong to: packs the units that begin
 //          in these rows, and copies the rows where nothing is ever packed. Launched if there are more rows than
 //          sequences.
@@ -71,6 +74,9 @@ __device__ Stored at_the_edge(const StorePart& part) {
   const bool bulk = part.problem.bulk;
   if (policy.keeps_all() && bulk) return {};
   const auto packed_end = static_cast<int>(policy.n_packed(n_after));
+  if (part.side_kind == Side::kKeys && part.problem.flush_blocks > 0 && part.sequence.n_new == 1) {
+    return {.sinks = {n_past, min(n_after, policy.sinks)}, .window = {max(n_past, policy.sinks + packed_end), n_after}};
+  }
   const int first_bulk = round_up(max(n_past - policy.sinks, 0), part.side().unit);
   return {.packed = {static_cast<int>(policy.n_packed(n_past)), bulk ? min(first_bulk, packed_end) : packed_end},
           .sinks = {n_past, min(n_after, policy.sinks)},
@@ -90,12 +96,87 @@ __device__ Stored in_bulk(const StorePart& part, int begin, int end) {
                      min(round_up(max(u_0 + end, 0), unit), static_cast<int>(policy.n_packed(n_after)))}};
 }
 
+// Of kMost sequences from `first` on those whose new token makes keys leave the window, in order. All threads of the
+// block.
+struct FlushList {
+  static constexpr int kMost = 1024;
+  static constexpr int kPerThread = kMost / kStoreThreads;
+  int n;
+  uint16_t sequences[kMost];  // counted from `first`
+  int counts[kPerThread * kStoreWarps];
+
+  __device__ void make(const StoreProblem& problem, int first) {
+    static_assert(kPerThread * kStoreWarps == 32);
+    const auto thread = static_cast<int>(threadIdx.x);
+    const int lane = thread % 32;
+    const int warp = thread / 32;
+    const WindowPolicy& policy = problem.keys.policy;
+    unsigned flushed[kPerThread];  // of a warp's 32 sequences
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      const int b = first + i * kStoreThreads + thread;
+      bool flushes = false;
+      if (b < problem.n_sequences) {
+        const SequenceRows sequence = sequence_rows(problem.cache, problem.seq_begin, b);
+        flushes = sequence.n_new == 1 && policy.n_packed(sequence.n_past) < policy.n_packed(sequence.n_past + 1);
+      }
+      flushed[i] = __ballot_sync(~0U, flushes);
+    }
+    __syncthreads();  // the list before is done with
+    if (lane == 0) {
+#pragma unroll
+      for (int i = 0; i < kPerThread; ++i) counts[i * kStoreWarps + warp] = __popc(flushed[i]);
+    }
+    __syncthreads();
+    int before = counts[lane];
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const int other = __shfl_up_sync(~0U, before, distance);
+      if (lane >= distance) before += other;
+    }
+    if (thread == 31) n = before;
+    before -= counts[lane];
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      const int begin = __shfl_sync(~0U, before, i * kStoreWarps + warp);
+      if ((flushed[i] >> lane & 1U) != 0) {
+        sequences[begin + __popc(flushed[i] & ((1U << lane) - 1U))] = static_cast<uint16_t>(i * kStoreThreads + thread);
+      }
+    }
+    __syncthreads();
+  }
+};
+
+template <typename T>
+__device__ void flush_keys(const StoreProblem& problem, int block) {
+  __shared__ FlushList list;
+  const StoreSide& keys = problem.keys;
+  const int n_heads = problem.cache.layout.n_kv_heads;
+  const int flush = keys.policy.flush;
+  const int n_parts = flush % keys.unit == 0 ? flush / keys.unit : 1;  // of a flush and head
+#pragma unroll 1
+  for (int first = 0; first < problem.n_sequences; first += FlushList::kMost) {
+    list.make(problem, first);
+#pragma unroll 1
+    for (int i = block; i < list.n * n_heads * n_parts; i += problem.flush_blocks) {
+      const int b = first + list.sequences[i / (n_heads * n_parts)];
+      const StorePart part{problem, Side::kKeys, i / n_parts % n_heads, 1,
+                           sequence_rows(problem.cache, problem.seq_begin, b)};
+      const int begin = static_cast<int>(keys.policy.n_packed(part.sequence.n_past)) + i % n_parts * (flush / n_parts);
+      pack<T>(part, {begin, begin + flush / n_parts});
+    }
+  }
+}
+
 template <typename T>
 __global__ __launch_bounds__(kStoreThreads, 8) void store_kv_kernel(const __grid_constant__ StoreProblem problem) {
+  auto x = static_cast<int>(blockIdx.x);
+  if (x < problem.flush_blocks) return flush_keys<T>(problem, x);
+  x -= problem.flush_blocks;
   const int n_heads = problem.cache.layout.n_kv_heads;
   const int n_edge = problem.keys.edge_blocks + problem.values.edge_blocks;
-  const bool edge = static_cast<int>(blockIdx.x) < n_edge;
-  auto x = static_cast<int>(blockIdx.x) - (edge ? 0 : n_edge);
+  const bool edge = x < n_edge;
+  if (!edge) x -= n_edge;
   StorePart part{problem, Side::kValues, 0, 1, {}};
   int b = 0;
   int begin = 0;
@@ -175,13 +256,18 @@ void require_supported(const StoreKvArgs& args) {
   }
 }
 
-// Heads of an edge block of the keys: one, so that the heads of a flush are spread over the device, and up to four
-// where there are blocks in plenty.
+// Heads of an edge block of the keys: one where it packs, so that the heads of a flush are spread over the device, and
+// up to four where there are blocks in plenty.
 int edge_heads_of_keys(int64_t n_heads_of_all) {
   constexpr int64_t kPlenty = 2048;
   int heads = 1;
   while (heads < 4 && n_heads_of_all / (2 * heads) >= kPlenty) heads *= 2;
   return heads;
+}
+int64_t flush_blocks(const StoreSide& keys, int64_t n_heads_of_all, bool bulk) {
+  constexpr int64_t kMost = 512;
+  if (bulk || keys.bits == 0 || keys.policy.keep > 0) return 0;
+  return std::min(kMost, n_heads_of_all * std::max(keys.policy.flush / keys.unit, 1));
 }
 constexpr int kEdgeHeadsOfValues = 4;  // a decoding step packs one row a head: a warp's work
 
@@ -225,15 +311,20 @@ void store_kv(const StoreKvArgs& args, cudaStream_t stream) {
   const auto n_sequences = static_cast<int>(seq_begin.shape[0] - 1);
   if (n_rows == 0 || n_sequences < 1) return;
   const PageLayout& layout = args.cache.layout;
-  const StoreProblem problem{.cache = args.cache,
-                             .keys = key_problem(args, n_sequences),
-                             .values = value_problem(args, n_sequences),
-                             .seq_begin = seq_begin.data,
-                             .n_sequences = n_sequences,
-                             .block_bytes = static_cast<int>(layout.block_bytes()),
-                             .bulk = n_rows > n_sequences};
+  const StoreSide keys = key_problem(args, n_sequences);
+  const bool bulk = n_rows > n_sequences;
+  const StoreProblem problem{
+      .cache = args.cache,
+      .keys = keys,
+      .values = value_problem(args, n_sequences),
+      .seq_begin = seq_begin.data,
+      .n_sequences = n_sequences,
+      .block_bytes = static_cast<int>(layout.block_bytes()),
+      .flush_blocks = static_cast<int>(flush_blocks(keys, int64_t{n_sequences} * layout.n_kv_heads, bulk)),
+      .bulk = bulk};
   const int64_t bulk_blocks = problem.bulk ? (n_rows + kBulkRows - 1) / kBulkRows * 2 * layout.n_kv_heads : 0;
-  const auto n_blocks = static_cast<unsigned>(problem.keys.edge_blocks + problem.values.edge_blocks + bulk_blocks);
+  const auto n_blocks =
+      static_cast<unsigned>(problem.flush_blocks + problem.keys.edge_blocks + problem.values.edge_blocks + bulk_blocks);
   const auto kernel = args.cache.window_dtype == DType::kF16 ? store_kv_kernel<Half> : store_kv_kernel<BFloat16>;
   launch("store_kv", kernel, n_blocks, kStoreThreads, pack_bytes(layout.head_dim), stream, problem);
 }
