@@ -11,7 +11,11 @@
 //                           one for each group of channels and token; value zeros alike
 //
 // That is CodeOrder::kLinear. A device may keep the codes of a side in another order of the same words
-// (format/fragment_order.h); everything else stays where it is.
+// (format/fragment_order.h), and with it value scales (and zeros) as
+//
+//   value scales  binary16  [kPageTokens / kTileSpan][head_dim / value_group][kTileSpan]
+//
+// so that 32 tokens are read without gaps; everything else stays where it is.
 // A side (keys or values) that stays in 16 bits has 0 bits here and takes no room in the page.
 // Token t of a page is token 128 * page + t counted from the end of the sinks. Keys and values of a page fill at their
 // own pace (format/window_policy.h). docs/packed-format.md is this in prose, with test vectors.
@@ -86,6 +90,10 @@ struct PageLayout {
             channel % codes_per_word(value_bits)};
   }
   KIVI_HD constexpr int64_t value_param(int token, int channel) const {
+    if (order == CodeOrder::kFragment) {
+      const int64_t row = int64_t{token / kTileSpan} * value_groups() + channel / value_group;
+      return row * kTileSpan + token % kTileSpan;
+    }
     return int64_t{channel / value_group} * kPageTokens + token;
   }
 

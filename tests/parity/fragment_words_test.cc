@@ -125,11 +125,9 @@ TEST(FragmentWords, TheWordsOfAValue) {
 
 // ---- Expanding half a page ----
 
-void copy(const Strips& strips, const std::byte* block, std::byte* staged) {
-  for (int i = 0; i < strips.n; ++i) {
-    ASSERT_EQ(strips.bytes % 16 + strips.from % 16 + strips.to % 16 + strips.stride % 16, 0);
-    std::copy_n(block + strips.from + i * strips.stride, strips.bytes, staged + strips.to + i * strips.bytes);
-  }
+void copy(const Strip& strip, const std::byte* block, std::byte* staged) {
+  ASSERT_EQ(strip.bytes % 16 + strip.from % 16 + strip.to % 16, 0);
+  std::copy_n(block + strip.from, strip.bytes, staged + strip.to);
 }
 
 float half_at(const std::vector<std::byte>& block, int64_t base, int64_t index) {
@@ -158,7 +156,7 @@ void expect_expanded(const PageLayout& layout, bool keys, int half, int n_tokens
   }
   const HalfPage parts = keys ? key_half_page(layout, half) : value_half_page(layout, half);
   std::vector<std::byte> staged(parts.bytes());
-  for (const Strips& strips : {parts.codes, parts.scales, parts.zeros}) copy(strips, block.data(), staged.data());
+  for (const Strip& strip : {parts.codes, parts.scales, parts.zeros}) copy(strip, block.data(), staged.data());
   std::vector<T> rows(kHalfPage * kPitch, T{0xEEEE});
   std::vector<T> wanted = rows;
   for (int item = 0; item < expand_items(kHeadDim); ++item) {

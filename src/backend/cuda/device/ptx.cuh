@@ -58,9 +58,8 @@ __device__ __forceinline__ void cp_async_16(uint32_t shared, const void* global,
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "l"(policy)
                : "memory");
 }
-// The same, or where not `copy` zeros without reading anything.
-__device__ __forceinline__ void cp_async_or_zero_16(uint32_t shared, const void* global, bool copy, uint64_t policy) {
-  const int n = copy ? 16 : 0;
+// The same of the first n bytes, 0 to 16; the others become zero, and where n is 0 nothing is read.
+__device__ __forceinline__ void cp_async_part_16(uint32_t shared, const void* global, int n, uint64_t policy) {
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared), "l"(global), "r"(n),
                "l"(policy)
                : "memory");

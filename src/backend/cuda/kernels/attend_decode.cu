@@ -1,4 +1,6 @@
 // Host side of decode attention, and the kernel that shares out its work.
+#include <algorithm>
+#include <bit>
 #include <list>
 #include <numbers>
 
@@ -12,80 +14,118 @@
 namespace kivi::cuda {
 namespace {
 
-constexpr int kMaxHeadDim = 256;
-constexpr int kMaxWarpsPerBlock = 8;
 constexpr int kPlanThreads = 1024;
 
 // Grid: one block. Each thread puts a run of neighbouring sequences onto the line; then thread i finds the borders of
 // warps i, i + kPlanThreads, ... Reads a few numbers a sequence.
-__global__ void __launch_bounds__(kPlanThreads)
-    plan_decode(const format::KvBatchView cache, const int32_t* seq_begin, int32_t n_sequences,
-                int32_t units_per_sequence, const StepCosts costs, const DecodeWorkspace workspace) {
-  __shared__ int64_t totals[kPlanThreads];
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  const auto cost_of = [&](int32_t b) {
-    const SequenceWork work = sequence_work(cache, seq_begin, b);
-    return costs.before(work, work.n_steps) * units_per_sequence;
-  };
-  // Each thread takes a run of sequences: its sum, the sums of the threads before it, then the begins of its own.
-  const int32_t run = (n_sequences + kPlanThreads - 1) / kPlanThreads;
-  const int32_t first = min(thread * run, n_sequences);
-  const int32_t last = min(first + run, n_sequences);
-  int64_t sum = 0;
-  for (int32_t b = first; b < last; ++b) sum += cost_of(b);
-  totals[thread] = sum;
-  __syncthreads();
-  for (int step = 1; step < kPlanThreads; step *= 2) {
-    const int64_t before = thread >= step ? totals[thread - step] : 0;
-    __syncthreads();
-    totals[thread] += before;
-    __syncthreads();
-  }
-  int64_t at = totals[thread] - sum;
-  for (int32_t b = first; b < last; ++b) {
-    workspace.line_begins[b] = at;
-    at += cost_of(b);
-  }
-  __syncthreads();
+struct DecodePlan {
+  format::KvBatchView cache;
+  const int32_t* seq_begin;
+  int32_t n_sequences;
+  int32_t units_per_sequence;
+  StepCosts costs;
+  DecodeWorkspace workspace;
 
-  const int64_t line = totals[kPlanThreads - 1];
-  const int64_t n_warps = workspace.n_warps;
-  for (int32_t warp = thread; warp <= n_warps; warp += kPlanThreads) {
-    WorkBegin begin{n_sequences * units_per_sequence, 0, 0};
-    const int64_t x = warp * line / n_warps;
-    if (warp < n_warps && line > 0) {
-      // The last sequence that begins at x or before: it has work, for x is on the line.
-      int32_t b = 0;
-      for (int32_t n = n_sequences; n > 1;) {
-        const int32_t half = n / 2;
-        if (workspace.line_begins[b + half] <= x) b += half;
-        n -= half;
-      }
+  // Returns the length of the line. All threads of the block.
+  __device__ int64_t lay_out_line() const {
+    __shared__ int64_t totals[kPlanThreads];
+    const auto thread = static_cast<int32_t>(threadIdx.x);
+    const int32_t run = (n_sequences + kPlanThreads - 1) / kPlanThreads;
+    const int32_t first = min(thread * run, n_sequences);
+    const int32_t last = min(first + run, n_sequences);
+    int64_t sum = 0;
+    for (int32_t b = first; b < last; ++b) {
       const SequenceWork work = sequence_work(cache, seq_begin, b);
-      const int64_t unit_cost = costs.before(work, work.n_steps);
-      const int64_t in_sequence = x - workspace.line_begins[b];
-      auto unit = static_cast<int32_t>(in_sequence / unit_cost);
-      const int64_t in_unit = in_sequence % unit_cost;
-      int32_t step = 0;  // the first that begins at x or after
-      for (int32_t n = work.n_steps; n > 0;) {
-        const int32_t half = n / 2;
-        if (costs.before(work, step + half) < in_unit) {
-          step += half + 1;
-          n -= half + 1;
-        } else {
-          n = half;
-        }
-      }
-      if (step == work.n_steps) {
-        step = 0;
-        ++unit;
-      }
-      const int64_t unit_begin = workspace.line_begins[b] + unit * unit_cost;
-      // The last warp whose x is at or before the beginning of the unit.
-      const int64_t first_warp = ((unit_begin + 1) * n_warps - 1) / line;
-      begin = {b * units_per_sequence + unit, step, static_cast<int32_t>(min(first_warp, n_warps - 1))};
+      workspace.works[b] = work;
+      sum += costs.before(work, work.n_steps) * units_per_sequence;
     }
-    workspace.begins[warp] = begin;
+    totals[thread] = sum;
+    __syncthreads();
+    for (int step = 1; step < kPlanThreads; step *= 2) {
+      const int64_t before = thread >= step ? totals[thread - step] : 0;
+      __syncthreads();
+      totals[thread] += before;
+      __syncthreads();
+    }
+    int64_t at = totals[thread] - sum;
+    for (int32_t b = first; b < last; ++b) {
+      workspace.line_begins[b] = at;
+      const SequenceWork& work = workspace.works[b];
+      at += costs.before(work, work.n_steps) * units_per_sequence;
+    }
+    __syncthreads();
+    return totals[kPlanThreads - 1];
+  }
+
+  // The first step of a unit that begins at `place` on the unit's line or after it.
+  __device__ int32_t step_from(const SequenceWork& work, int64_t place) const {
+    int32_t step = 0;
+    for (int32_t n = work.n_steps; n > 0;) {
+      const int32_t half = n / 2;
+      if (costs.before(work, step + half) < place) {
+        step += half + 1;
+        n -= half + 1;
+      } else {
+        n = half;
+      }
+    }
+    return step;
+  }
+
+  // Warp w takes what begins from  w * line / n_warps  on.
+  __device__ WorkBegin begin_of(int64_t warp, int64_t line) const {
+    const int64_t n_warps = workspace.n_warps;
+    const int64_t x = warp * line / n_warps;
+    // The last sequence that begins at x or before: it has work, for x is on the line.
+    int32_t b = 0;
+    for (int32_t n = n_sequences; n > 1;) {
+      const int32_t half = n / 2;
+      if (workspace.line_begins[b + half] <= x) b += half;
+      n -= half;
+    }
+    WorkBegin begin{};
+    begin.work = workspace.works[b];
+    const int64_t unit_cost = costs.before(begin.work, begin.work.n_steps);
+    const int64_t in_sequence = x - workspace.line_begins[b];
+    auto unit = static_cast<int32_t>(in_sequence / unit_cost);
+    begin.step = step_from(begin.work, in_sequence % unit_cost);
+    if (begin.step == begin.work.n_steps) {
+      begin.step = 0;
+      if (++unit == units_per_sequence) {  // the first of the next sequence that has work, or the end
+        unit = 0;
+        do {
+          if (++b == n_sequences) return end();
+          begin.work = workspace.works[b];
+        } while (begin.work.n_steps == 0);
+      }
+    }
+    begin.unit = b * units_per_sequence + unit;
+    const auto last_warp_from = [&](int64_t place) {  // of those whose x is at a place of the line or before it
+      return static_cast<int32_t>(min(((place + 1) * n_warps - 1) / line, n_warps - 1));
+    };
+    const int64_t unit_begin = workspace.line_begins[b] + unit * costs.before(begin.work, begin.work.n_steps);
+    begin.first_warp = last_warp_from(unit_begin);
+    begin.last_warp = last_warp_from(unit_begin + costs.before(begin.work, begin.work.n_steps - 1));
+    const StepTokens tokens(begin.work, begin.step);
+    for (int lane = 0; lane < kStepPages; ++lane) begin.pages[lane] = step_page(cache, b, tokens, lane);
+    return begin;
+  }
+  __device__ WorkBegin end() const {
+    WorkBegin end{};
+    end.unit = n_sequences * units_per_sequence;
+    return end;
+  }
+};
+
+__global__ void __launch_bounds__(kPlanThreads) plan_decode(const __grid_constant__ DecodePlan plan) {
+  const int64_t line = plan.lay_out_line();
+  const int32_t n_warps = plan.workspace.n_warps;
+  for (auto warp = static_cast<int32_t>(threadIdx.x); warp <= n_warps; warp += kPlanThreads) {
+    plan.workspace.begins[warp] = warp < n_warps && line > 0 ? plan.begin_of(warp, line) : plan.end();
+  }
+  // Parts that this plan has not must not be taken for parts: whoever merges looks at the sums.
+  for (auto i = static_cast<int32_t>(threadIdx.x); i < n_warps * 2 * kHeadsPerUnit; i += kPlanThreads) {
+    plan.workspace.partial_sums[i] = {-INFINITY, 0.0F};
   }
 }
 
@@ -134,16 +174,31 @@ struct DecodeAttention::Memory {
 DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_unique<Memory>(stream)) {
   check(cudaDeviceGetAttribute(&n_multiprocessors_, cudaDevAttrMultiProcessorCount, stream.device()),
         "asking for the GPU's multiprocessors");
-  const int64_t warps = int64_t{n_multiprocessors_} * kMaxWarpsPerBlock;
+  check(cudaDeviceGetAttribute(&capability_, cudaDevAttrComputeCapabilityMajor, stream.device()),
+        "asking for the GPU's compute capability");
+  int64_t warps = 0;
+  int64_t channels = 0;  // of all warps
+  for (const auto kernels : {decode_kernels_64(), decode_kernels_128(), decode_kernels_256()}) {
+    for (const DecodeKernel& kernel : kernels) {
+      const int64_t n_warps = int64_t{n_multiprocessors_} * launch_of(kernel).n_warps;
+      warps = std::max(warps, n_warps);
+      channels = std::max(channels, n_warps * kernel.head_dim);
+    }
+  }
   DecodeWorkspace& workspace = memory_->workspace;
   workspace.begins = memory_->allocate<WorkBegin>(warps + 1);
+  workspace.works = memory_->allocate<SequenceWork>(kMaxSequences);
   workspace.line_begins = memory_->allocate<int64_t>(kMaxSequences);
   workspace.steps_done = memory_->allocate<int32_t>(kMaxUnits);
-  workspace.partial_out = memory_->allocate<float>(warps * 2 * kHeadsPerUnit * kMaxHeadDim);
+  workspace.partial_out = memory_->allocate<float>(channels * 2 * kHeadsPerUnit);
   workspace.partial_sums = memory_->allocate<float2>(warps * 2 * kHeadsPerUnit);
 }
 
 DecodeAttention::~DecodeAttention() = default;
+
+const DecodeLaunch& DecodeAttention::launch_of(const DecodeKernel& kernel) const {
+  return capability_ >= 9 ? kernel.wide : kernel.narrow;
+}
 
 void DecodeAttention::plan(const PlanAttendArgs& args, cudaStream_t stream) {
   const DecodeKernel& kernel = find_kernel(args.cache.layout);
@@ -153,9 +208,10 @@ void DecodeAttention::plan(const PlanAttendArgs& args, cudaStream_t stream) {
     fail(ErrorCode::kUnsupported, "decode of {} sequences x {} heads: at most {} sequences and {} together",
          n_sequences, units, kMaxSequences, kMaxUnits);
   }
-  memory_->workspace.n_warps = n_multiprocessors_ * kernel.n_warps;
-  launch("plan_decode", plan_decode, 1, kPlanThreads, 0, stream, args.cache, args.seq_begin.as<const int32_t, 1>().data,
-         n_sequences, units, StepCosts(args.cache.layout), memory_->workspace);
+  memory_->workspace.n_warps = n_multiprocessors_ * launch_of(kernel).n_warps;
+  launch("plan_decode", plan_decode, 1, kPlanThreads, 0, stream,
+         DecodePlan{args.cache, args.seq_begin.as<const int32_t, 1>().data, n_sequences, units,
+                    StepCosts(args.cache.layout), memory_->workspace});
 }
 
 void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {
@@ -184,13 +240,15 @@ void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {
   decode.heads_per_kv = static_cast<int32_t>(n_heads / layout.n_kv_heads);
   decode.groups_per_kv = groups_per_kv(n_heads, layout.n_kv_heads);
   decode.log2_scale = args.softmax_scale * std::numbers::log2e_v<float>;
-  decode.keys_bytes = static_cast<int32_t>(layout.value_codes());
-  decode.values_bytes = static_cast<int32_t>(layout.payload_bytes() - layout.value_codes());
   decode.block_bytes = static_cast<int32_t>(layout.block_bytes());
-  decode.key_spans = layout.key_group / format::kTileSpan;
-  decode.value_spans = layout.value_group / format::kTileSpan;
+  decode.values_at = static_cast<int32_t>(layout.value_codes());
+  const auto log2_spans = [](int group) {
+    return std::bit_width(static_cast<unsigned>(group / format::kTileSpan)) - 1;
+  };
+  if (layout.key_bits > 0) decode.key_group_shift = log2_spans(layout.key_group);
+  if (layout.value_bits > 0) decode.value_group_shift = log2_spans(layout.value_group);
   decode.workspace = memory_->workspace;
-  kernel.launch(decode, n_multiprocessors_, stream);
+  launch_of(kernel).run(decode, n_multiprocessors_, stream);
 }
 
 }  // namespace kivi::cuda

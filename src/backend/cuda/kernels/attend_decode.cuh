@@ -9,16 +9,17 @@
 // and up to 8 query heads of the KV head as B:
 //   codes    masked in place they are subnormal binary16 numbers, code * 2^(bits * place - 24), which the tensor cores
 //            multiply exactly. For keys q carries 2^-(bits * place), for values the accumulator is scaled at the end.
-//   scales   go into B: q * scale once for each key group, p * scale for each value group.
-//   zeros    are a product of their own: for keys row g of A has the zeros of token group g, and the result begins the
-//            accumulators of its tokens; for values rows 0..7 of A have the zeros of channel group r, and rows 8..15
-//            are ones, which gives the softmax total.
+//   scales   go into B: q * scale, and p * scale for each value group.
+//   zeros    are a product of their own: for keys every row of A is the zeros, and the result begins the accumulators;
+//            for values rows 0..7 of A have the zeros of channel group r, and rows 8..15 are ones, which gives the
+//            softmax total.
 // format/fragment_order.h has the places of codes, and of tokens and channels in tiles. Lane 4r + j throughout.
 //
-// Bytes read: each packed half and each 16-bit row of a unit once.
+// Bytes read: everything of a unit once, but scales and zeros of keys once for every 32 tokens.
 #pragma once
 
 #include <array>
+#include <type_traits>
 
 #include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/kernels/attend_decode_table.h"
@@ -27,10 +28,16 @@
 
 namespace kivi::cuda {
 
+// What this pass of the compiler makes code for.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr bool kIsWide = false;
+#else
+inline constexpr bool kIsWide = true;
+#endif
+
 template <typename Config>
-__global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
-    attend_decode(const __grid_constant__ DecodeArgs args) {
-  extern __shared__ __align__(128) uint8_t slots[];
+__device__ __forceinline__ void run_attend_decode(const DecodeArgs& args) {
+  std::byte* slots = dynamic_shared();
   __shared__ WarpMemory<Config> memories[Config::kWarps];
   __shared__ BlockParts<Config> parts;
   const Lane lane;
@@ -38,39 +45,50 @@ __global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
   const int warp = static_cast<int>(blockIdx.x) * Config::kWarps + warp_in_block;
   WarpMemory<Config>& memory = memories[warp_in_block];
   parts.reset(warp_in_block);
-  if (lane.id < 2) (lane.id == 0 ? memory.begin : memory.end) = args.workspace.begins[warp + lane.id];
+  {
+    constexpr int kInts = sizeof(WorkBegin) / sizeof(int32_t);
+    static_assert(2 * kInts == kWarpLanes);
+    // begin and end are neighbours there and here.
+    reinterpret_cast<int32_t*>(&memory.begin)[lane.id] =
+        reinterpret_cast<const int32_t*>(args.workspace.begins + warp)[lane.id];
+  }
   __syncwarp();
 
-  DecodeStream<Config> stream(args, memory, slots, warp_in_block);
-  UnitState<Config> state;
-  TileProbabilities p[Config::kTokenTiles];
+  DecodeStream<Config> stream(args, memory, slots + warp_in_block * Config::kSlots * Config::kSlotBytes);
+  UnitState<Config> state{};
+  StepScores s{};
+  StepProbabilities p{};
 #pragma unroll 1
-  for (int turn = -Config::kSlots;; ++turn) {  // the first turns only fill the slots
-    if (turn >= 0) {
-      const Piece& piece = stream.wait();
-      if (piece.kind == PieceKind::kNone) break;
-      if (piece.begins != 0) {
-        state.begin(args.q + piece.row * args.q_stride + int64_t{piece.first_head} * Config::kHeadDim, piece.n_heads,
-                    args.dtype);
-      }
-      take_piece(state, piece, stream.address(), args, p);
-      if (piece.ends != 0) finish_unit(args, memory, state, piece, warp, slots, parts);
-    }
-    stream.advance();
+  for (;; stream.advance()) {
+    const Piece& piece = stream.wait();
+    if (piece.kind == PieceKind::kEnd) break;
+    if (piece.kind == PieceKind::kNone) continue;
+    take_piece(state, piece, stream.address(), args, s, p);
+    if (piece.ends == 0) continue;
+    finish_unit(args, memory, state, piece, slots, parts);
+    // No registers need be kept of what ends here.
+    state = {};
+    s = {};
+    p = {};
   }
   merge_parts<Config>(args, slots, parts);
 }
 
 template <typename Config>
-void launch_attend_decode(const DecodeArgs& args, int n_blocks, cudaStream_t stream) {
-  launch("attend_decode", attend_decode<Config>, n_blocks, Config::kWarps * kWarpLanes, Config::kSharedBytes, stream,
-         args);
+__global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
+    attend_decode(const __grid_constant__ DecodeArgs args) {
+  if constexpr (Config::kWide == kIsWide) run_attend_decode<Config>(args);
 }
-
 template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup>
 DecodeKernel decode_kernel() {
-  using Config = DecodeConfig<kHeadDim, kKeyBits, kValueBits, kGroup>;
-  return {kHeadDim, kKeyBits, kValueBits, kGroup, Config::kWarps, launch_attend_decode<Config>};
+  constexpr auto launcher = []<bool kWide>(std::bool_constant<kWide>) {
+    using Config = DecodeConfig<kHeadDim, kKeyBits, kValueBits, kGroup, kWide>;
+    return DecodeLaunch{Config::kWarps, [](const DecodeArgs& args, int n_blocks, cudaStream_t stream) {
+                          launch("attend_decode", attend_decode<Config>, n_blocks, Config::kWarps * kWarpLanes,
+                                 Config::kSharedBytes, stream, args);
+                        }};
+  };
+  return {kHeadDim, kKeyBits, kValueBits, kGroup, launcher(std::true_type{}), launcher(std::false_type{})};
 }
 
 template <int kHeadDim>

@@ -11,6 +11,9 @@
 
 namespace kivi::cuda {
 
+struct DecodeKernel;
+struct DecodeLaunch;
+
 class DecodeAttention {
  public:
   static constexpr int64_t kMaxSequences = 4096;
@@ -29,7 +32,10 @@ class DecodeAttention {
 
  private:
   struct Memory;
+  const DecodeLaunch& launch_of(const DecodeKernel& kernel) const;
+
   int n_multiprocessors_ = 0;
+  int capability_ = 0;  // the major number
   std::unique_ptr<Memory> memory_;
 };
 

@@ -9,14 +9,19 @@ namespace kivi::cuda {
 
 struct DecodeArgs;
 
+struct DecodeLaunch {
+  int n_warps;  // of a block
+  void (*run)(const DecodeArgs& args, int n_blocks, cudaStream_t stream);
+};
+
 // A row. Bits 0: that side is never packed. Group 0: any multiple of 32 that the format allows.
 struct DecodeKernel {
   int head_dim;
   int key_bits;
   int value_bits;
   int group;
-  int n_warps;  // of a block
-  void (*launch)(const DecodeArgs& args, int n_blocks, cudaStream_t stream);
+  DecodeLaunch wide;    // compute capability 9.0 and more
+  DecodeLaunch narrow;  // less
 };
 
 // One file a head_dim, attend_decode_NNN.cu. The first row that fits is the fastest.

@@ -13,10 +13,11 @@ namespace kivi::cuda {
 struct DecodeWorkspace {
   int32_t n_warps = 0;             // of the grid
   WorkBegin* begins = nullptr;     // [n_warps + 1]
+  SequenceWork* works = nullptr;   // [B]
   int64_t* line_begins = nullptr;  // [B]: of each sequence on the line
   int32_t* steps_done = nullptr;   // [units]: of units that several warps share; 0 between calls
-  float* partial_out = nullptr;    // [warps][2][kHeadsPerUnit][head_dim]
-  float2* partial_sums = nullptr;  // [warps][2][kHeadsPerUnit]: maximum (of log2) and total
+  float* partial_out = nullptr;    // [n_warps][2][kHeadsPerUnit][head_dim]
+  float2* partial_sums = nullptr;  // [n_warps][2][kHeadsPerUnit]: maximum (of log2) and total
 };
 
 struct DecodeArgs {
@@ -36,19 +37,30 @@ struct DecodeArgs {
   int32_t groups_per_kv = 1;  // of kHeadsPerUnit query heads
   float log2_scale = 0.0F;    // softmax_scale * log2(e)
   // Of the layout, for what divides there must not be divided in a kernel.
-  int32_t keys_bytes = 0;    // of a packed block: codes, scales and zeros
-  int32_t values_bytes = 0;  // after them
   int32_t block_bytes = 0;
-  int32_t key_spans = 1;    // token spans in a key group
-  int32_t value_spans = 1;  // channel spans in a value group
+  int32_t values_at = 0;          // bytes of a block before its values
+  int32_t key_group_shift = 0;    // log2 of the steps in a key group
+  int32_t value_group_shift = 0;  // log2 of the channel spans in a value group
   DecodeWorkspace workspace;
 
   __device__ int32_t units_per_sequence() const { return cache.layout.n_kv_heads * groups_per_kv; }
-  // The query heads of a KV head's group.
-  __device__ int32_t first_head(int32_t kv_head, int32_t group) const {
-    return kv_head * heads_per_kv + group * kHeadsPerUnit;
+};
+
+// Where a unit is.
+struct UnitPlace {
+  int32_t kv_head;
+  int32_t first_head;  // query head
+  int32_t n_heads;     // query heads
+
+  __device__ UnitPlace(const DecodeArgs& args, int32_t unit, int32_t sequence) {
+    const int32_t in_sequence = unit - sequence * args.units_per_sequence();
+    kv_head = args.groups_per_kv == 1 ? in_sequence : in_sequence / args.groups_per_kv;
+    const int32_t in_group = (in_sequence - kv_head * args.groups_per_kv) * kHeadsPerUnit;
+    first_head = kv_head * args.heads_per_kv + in_group;
+    n_heads = min(args.heads_per_kv - in_group, kHeadsPerUnit);
   }
-  __device__ int32_t n_heads(int32_t group) const { return min(heads_per_kv - group * kHeadsPerUnit, kHeadsPerUnit); }
+  __device__ UnitPlace(const DecodeArgs& args, int32_t unit)
+      : UnitPlace(args, unit, unit / args.units_per_sequence()) {}
 };
 
 }  // namespace kivi::cuda

@@ -1,59 +1,43 @@
 // Results of decode attention: a unit that one warp computed goes straight to the output; the parts of others are
-// merged. A warp has at most two parts: an opening one (it began inside a unit and went on beyond it), left in global
-// memory at once; and a closing one (its stretch ends inside a unit), kept in its slots of shared memory, which are
-// empty by then. When all warps of a block are done, closing parts of the same unit, which are neighbours, become one
-// and go to global memory too. Whoever brings the last steps of a unit there merges it.
+// merged. A warp has at most two parts: an opening one (it began inside a unit and went on beyond it) and a closing one
+// (its stretch ends inside a unit). Closing parts of the same unit, which neighbours have, are kept in their slots of
+// shared memory, empty by then, and become one when all warps of the block are done; other parts go to global memory at
+// once. So there a unit has a closing part of every block of the warps that begin in it, and of the last of those warps
+// an opening one. Whoever brings the last steps of a unit merges it, at the end of the block.
 #pragma once
 
 #include "backend/cuda/kernels/decode_unit.cuh"
 
 namespace kivi::cuda {
 
-// Where a unit is.
-struct UnitPlace {
-  int32_t b;
-  int32_t first_head;  // query head
-  int32_t n_heads;
-
-  __device__ UnitPlace(const DecodeArgs& args, int32_t unit) {
-    b = unit / args.units_per_sequence();
-    const int32_t in_sequence = unit % args.units_per_sequence();
-    const int32_t group = in_sequence % args.groups_per_kv;
-    first_head = args.first_head(in_sequence / args.groups_per_kv, group);
-    n_heads = args.n_heads(group);
-  }
-};
-
 // Steps of a unit that a warp, or a block, has done. unit -1: none.
 struct UnitPart {
   int32_t unit;
   int32_t n_done;
   int32_t n_steps;     // of the unit
-  int32_t first_warp;  // that has a part of the unit
+  int32_t first_warp;  // of the unit's parts
+  int32_t last_warp;
 };
 
-// Head n of a unit, channels 4 by 4.
-struct OutputRows {
-  uint16_t* rows;  // [heads][head_dim]
+// Rows [heads][head_dim] of a unit, stored 4 channels at a time: 16-bit output, or a part in f32.
+struct UnitRows {
+  void* rows;
   DType dtype;
-  template <typename Config>
-  __device__ void store(int n, int channel, const float4& y) const {
-    *reinterpret_cast<uint2*>(rows + n * Config::kHeadDim + channel) = {pack_16(dtype, y.x, y.y),
-                                                                        pack_16(dtype, y.z, y.w)};
-  }
-};
-struct PartialRows {
-  float* rows;  // [heads][head_dim]
-  template <typename Config>
-  __device__ void store(int n, int channel, const float4& y) const {
-    *reinterpret_cast<float4*>(rows + n * Config::kHeadDim + channel) = y;
+
+  __device__ void store(int64_t element, const float4& y) const {
+    if (dtype == DType::kF32) {
+      *reinterpret_cast<float4*>(static_cast<float*>(rows) + element) = y;
+    } else {
+      *reinterpret_cast<uint2*>(static_cast<uint16_t*>(rows) + element) = {pack_16(dtype, y.x, y.y),
+                                                                           pack_16(dtype, y.z, y.w)};
+    }
   }
 };
 
 // Stores O of a unit, divided by the softmax total if `normalise`.
-template <typename Config, typename To>
-__device__ void store_unit(UnitState<Config>& unit, const Groups<Config>& groups, int n_heads, bool normalise,
-                           const To& to) {
+template <typename Config>
+__device__ void store_unit(UnitState<Config>& unit, const ValueGroups<Config>& groups, int n_heads, bool normalise,
+                           const UnitRows& to) {
   const Lane lane;
   unit.set_units(false);
 #pragma unroll
@@ -64,13 +48,13 @@ __device__ void store_unit(UnitState<Config>& unit, const Groups<Config>& groups
     for (int q = 0; q < Config::kChannelSpans; ++q) {
       float zero = 0.0F;
       if constexpr (Config::kPacked) {
-        zero = __shfl_sync(kAllLanes, unit.sums[n], 4 * groups.value_group(q) + lane.j);
+        zero = __shfl_sync(kAllLanes, unit.sums[n], 4 * groups.of(q) + lane.j);
       }
       const auto(&even) = unit.out[2 * q];
       const auto(&odd) = unit.out[2 * q + 1];
       const float4 y = {(even[n] + zero) * factor, (even[2 + n] + zero) * factor, (odd[n] + zero) * factor,
                         (odd[2 + n] + zero) * factor};
-      if (head < n_heads) to.template store<Config>(head, q * format::kTileSpan + 4 * lane.r, y);
+      if (head < n_heads) to.store(head * Config::kHeadDim + q * format::kTileSpan + 4 * lane.r, y);
     }
   }
 }
@@ -88,6 +72,7 @@ __device__ void store_sums(const UnitState<Config>& unit, float2* sums) {
 struct MergeTask {
   int32_t unit;  // -1: none
   int32_t first_warp;
+  int32_t last_warp;
 };
 
 template <typename Config>
@@ -104,94 +89,96 @@ struct BlockParts {
   }
 };
 
-// Part of warp `warp` in global memory, 0: opening, 1: closing (of the first warp of its block that has one).
-__device__ inline int64_t part_row(int warp, int which) {
-  return (int64_t{warp} * 2 + which) * kHeadsPerUnit;
+// The opening part of a warp in global memory.
+__device__ inline int64_t opening_row(int warp) {
+  return int64_t{warp} * 2 * kHeadsPerUnit;
+}
+// The closing part of a block and unit.
+template <typename Config>
+__device__ int64_t closing_row(int block, int first_warp) {
+  return opening_row(max(block * Config::kWarps, first_warp)) + kHeadsPerUnit;
 }
 
 // One lane, after a part is in global memory for all to see.
 __device__ inline void count_steps(const DecodeArgs& args, const UnitPart& part, MergeTask& task) {
   if (atomicAdd(args.workspace.steps_done + part.unit, part.n_done) + part.n_done == part.n_steps) {
-    task = {part.unit, part.first_warp};
+    task = {part.unit, part.first_warp, part.last_warp};
   }
 }
 
 template <typename Config>
-__device__ void leave_opening_part(const DecodeArgs& args, UnitState<Config>& state, int n_heads, int warp,
-                                   const UnitPart& part, MergeTask& task) {
-  const int64_t row = part_row(warp, 0);
-  store_unit(state, Groups<Config>{args}, n_heads, false,
-             PartialRows{args.workspace.partial_out + row * Config::kHeadDim});
-  store_sums(state, args.workspace.partial_sums + row);
-  __threadfence();
-  __syncwarp();
-  if (Lane().id == 0) count_steps(args, part, task);
-}
-
-template <typename Config>
-__device__ float* closing_rows(uint8_t* slots, int warp) {
+__device__ float* closing_rows(std::byte* slots, int warp) {
   return reinterpret_cast<float*>(slots + warp * Config::kSlots * Config::kSlotBytes);
 }
 
+// Whether other warps of the block have a closing part of the unit in which the warp ends, too.
 template <typename Config>
-__device__ void keep_closing_part(const DecodeArgs& args, UnitState<Config>& state, int n_heads, uint8_t* slots,
-                                  int warp_in_block, const UnitPart& part, BlockParts<Config>& parts) {
-  cp_async_wait<0>();
-  __syncwarp();
-  store_unit(state, Groups<Config>{args}, n_heads, false, PartialRows{closing_rows<Config>(slots, warp_in_block)});
-  store_sums(state, parts.sums[warp_in_block]);
-  if (Lane().id == 0) parts.closing[warp_in_block] = part;
+__device__ bool shares_closing(const WorkBegin& end, int warp) {
+  const bool with_next = warp % Config::kWarps != Config::kWarps - 1 && warp + 1 < end.last_warp;
+  const bool with_former = warp % Config::kWarps != 0 && end.first_warp < warp;
+  return with_next || with_former;
 }
 
 // Stores a unit, or leaves or keeps the part of it that the warp has done.
 template <typename Config>
 __device__ void finish_unit(const DecodeArgs& args, const WarpMemory<Config>& memory, UnitState<Config>& state,
-                            const Piece& piece, int warp, uint8_t* slots, BlockParts<Config>& parts) {
-  const UnitPart part{piece.unit, piece.ends, piece.n_steps,
-                      piece.unit == memory.begin.unit ? memory.begin.first_warp : warp};
-  if (part.n_done == part.n_steps) {
-    uint16_t* out = args.out + piece.row * args.out_stride + int64_t{piece.first_head} * Config::kHeadDim;
-    store_unit(state, Groups<Config>{args}, piece.n_heads, true, OutputRows{out, args.dtype});
-  } else if (piece.unit == memory.end.unit) {
-    keep_closing_part(args, state, piece.n_heads, slots, warp % Config::kWarps, part, parts);
-  } else {
-    leave_opening_part(args, state, piece.n_heads, warp, part, parts.tasks[warp % Config::kWarps]);
+                            const Piece& piece, std::byte* slots, BlockParts<Config>& parts) {
+  const int warp_in_block = static_cast<int>(threadIdx.x) / kWarpLanes;
+  const auto block = static_cast<int>(blockIdx.x);
+  const int warp = block * Config::kWarps + warp_in_block;
+  const bool is_whole = piece.ends == piece.n_steps;
+  const bool is_closing = !is_whole && piece.unit == memory.end.unit;
+  const bool is_kept = is_closing && shares_closing<Config>(memory.end, warp);
+  if (is_kept) {
+    cp_async_wait<0>();  // of the stream's last, empty groups
+    __syncwarp();
   }
+  const int64_t row = is_closing ? closing_row<Config>(block, memory.end.first_warp) : opening_row(warp);
+  const UnitPlace unit(args, piece.unit);
+  UnitRows to{args.workspace.partial_out + row * Config::kHeadDim, DType::kF32};
+  if (is_kept) to.rows = closing_rows<Config>(slots, warp_in_block);
+  if (is_whole) to = {args.out + piece.row * args.out_stride + int64_t{unit.first_head} * Config::kHeadDim, args.dtype};
+  store_unit(state, ValueGroups<Config>{args}, unit.n_heads, is_whole, to);
+  if (is_whole) return;
+  store_sums(state, is_kept ? parts.sums[warp_in_block] : args.workspace.partial_sums + row);
+  const WorkBegin& place = is_closing ? memory.end : memory.begin;
+  const UnitPart part{piece.unit, piece.ends, piece.n_steps, place.first_warp, place.last_warp};
+  if (is_kept) {
+    if (Lane().id == 0) parts.closing[warp_in_block] = part;
+    return;
+  }
+  __threadfence();
+  __syncwarp();
+  if (Lane().id == 0) count_steps(args, part, (is_closing ? parts.closing_tasks : parts.tasks)[warp_in_block]);
 }
 
 // Sums of 4 channels a lane, and of 128 more for wider heads, over parts that come 32 at a time, one a lane.
 template <typename Config>
 struct HeadSum {
   static constexpr int kVectors = (Config::kHeadDim + 127) / 128;
+  static constexpr int kAtOnce = 8 / kVectors;  // rows that are loaded before the first is used
   float maximum = -INFINITY;
   float total = 0.0F;
   float4 sum[kVectors] = {};
 
-  // `rows` of lane i: the part's row of this head, anything readable where n_parts <= i; sums {-inf, 0} there.
+  // `rows` of lane i: the part's row of this head, anything readable where n_parts <= i; sums {-inf, 0} there and where
+  // there is no part.
   __device__ void add(const float* rows, float2 sums, int n_parts) {
+    float4 loaded[kAtOnce][kVectors];
+    load(loaded, rows, 0);
     const float highest = fmaxf(maximum, warp_max(sums.x));
-    if (highest == -INFINITY) return;
-    const float old_factor = exp2_approx(maximum - highest);
+    const float old_factor = highest == maximum ? 1.0F : exp2_approx(maximum - highest);
     maximum = highest;
-    const float factor = exp2_approx(sums.x - maximum);
+    const float factor = sums.x == -INFINITY ? 0.0F : exp2_approx(sums.x - maximum);
     total = total * old_factor + warp_sum(sums.y * factor);
 #pragma unroll
     for (float4& x : sum) x = {x.x * old_factor, x.y * old_factor, x.z * old_factor, x.w * old_factor};
-    constexpr int kAtOnce = 16 / kVectors;
     for (int first = 0; first < n_parts; first += kAtOnce) {
-      float4 loaded[kAtOnce][kVectors];
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const auto from = reinterpret_cast<const float*>(
-            __shfl_sync(kAllLanes, reinterpret_cast<unsigned long long>(rows), first + i));
-#pragma unroll
-        for (int v = 0; v < kVectors; ++v) {
-          if (channel(v) < Config::kHeadDim) loaded[i][v] = *reinterpret_cast<const float4*>(from + channel(v));
-        }
-      }
+      if (first > 0) load(loaded, rows, first);
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         const float f = __shfl_sync(kAllLanes, factor, first + i);
+        if (f == 0.0F) continue;  // what is there may be old
 #pragma unroll
         for (int v = 0; v < kVectors; ++v) {
           const float4 x = loaded[i][v];
@@ -200,128 +187,105 @@ struct HeadSum {
       }
     }
   }
+  __device__ static void load(float4 (&loaded)[kAtOnce][kVectors], const float* rows, int first) {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const auto from =
+          reinterpret_cast<const float*>(__shfl_sync(kAllLanes, reinterpret_cast<unsigned long long>(rows), first + i));
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) {
+        if (channel(v) < Config::kHeadDim) loaded[i][v] = *reinterpret_cast<const float4*>(from + channel(v));
+      }
+    }
+  }
 
   __device__ static int channel(int v) {
     return 128 * v + 4 * Lane().id;
   }
-  template <typename To>
-  __device__ void store(const To& to, float factor) const {
+  __device__ void store(const UnitRows& to, float factor) const {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       if (channel(v) >= Config::kHeadDim) continue;
-      to.template store<Config>(0, channel(v),
-                                {sum[v].x * factor, sum[v].y * factor, sum[v].z * factor, sum[v].w * factor});
+      to.store(channel(v), {sum[v].x * factor, sum[v].y * factor, sum[v].z * factor, sum[v].w * factor});
     }
   }
 };
 
-// Head n of the closing parts of warps first .. last of the block, to global memory. One warp.
+// Head n of the closing parts of some warps of the block, to global memory. One warp.
 template <typename Config>
-__device__ void merge_closing(const DecodeArgs& args, uint8_t* slots, const BlockParts<Config>& parts, int first,
-                              int last, int n) {
-  const Lane lane;
-  const int warp = min(first + lane.id, last);
-  const bool has_part = first + lane.id <= last && parts.closing[warp].unit >= 0;
+__device__ void merge_closing(const DecodeArgs& args, std::byte* slots, const BlockParts<Config>& parts, unsigned warps,
+                              int n) {
+  const int n_parts = __popc(warps);
+  const int source = static_cast<int>(__fns(warps, 0, min(Lane().id, n_parts - 1) + 1));
   HeadSum<Config> head;
-  const int source = has_part ? warp : first;
   head.add(closing_rows<Config>(slots, source) + n * Config::kHeadDim,
-           has_part ? parts.sums[warp][n] : float2{-INFINITY, 0.0F}, last - first + 1);
-  const int64_t row = part_row(static_cast<int>(blockIdx.x) * Config::kWarps + first, 1) + n;
-  head.store(PartialRows{args.workspace.partial_out + row * Config::kHeadDim}, 1.0F);
-  if (lane.id == 0) args.workspace.partial_sums[row] = {head.maximum, head.total};
+           Lane().id < n_parts ? parts.sums[source][n] : float2{-INFINITY, 0.0F}, n_parts);
+  const int64_t row = closing_row<Config>(static_cast<int>(blockIdx.x), parts.closing[source].first_warp) + n;
+  head.store({args.workspace.partial_out + row * Config::kHeadDim, DType::kF32}, 1.0F);
+  if (Lane().id == 0) args.workspace.partial_sums[row] = {head.maximum, head.total};
 }
 
 // Head n of a unit from the parts in global memory. One warp.
 template <typename Config>
-__device__ void merge_unit(const DecodeArgs& args, const MergeTask& task, int n, const OutputRows& out) {
+__device__ void merge_unit(const DecodeArgs& args, const MergeTask& task, int n, const UnitRows& out) {
   const DecodeWorkspace& w = args.workspace;
-  const Lane lane;
+  const int first_block = task.first_warp / Config::kWarps;
+  const int n_closing = (task.last_warp - 1) / Config::kWarps - first_block + 1;  // of warps before the last
   HeadSum<Config> head;
-  for (int32_t base = task.first_warp; base < w.n_warps; base += kWarpLanes) {
-    const int32_t warp = base + lane.id;
-    bool beyond = true;
-    int which = -1;
-    if (warp < w.n_warps) {
-      const WorkBegin begin = w.begins[warp];
-      const WorkBegin end = w.begins[warp + 1];
-      const bool empty = begin.unit == end.unit && begin.step == end.step;
-      beyond = warp > task.first_warp && begin.unit != task.unit;
-      if (!beyond && !empty) which = end.unit == task.unit ? 1 : 0;
-      // A closing part is where the first warp of the block that has one put it. A warp before this one has one if
-      // it had anything of the unit.
-      if (which == 1 && warp > task.first_warp) {
-        const int32_t block_first = max(warp / Config::kWarps * Config::kWarps, task.first_warp);
-        const WorkBegin before = w.begins[block_first];
-        if (before.unit != begin.unit || before.step != begin.step) which = -1;
-      }
-    }
-    const unsigned have = __ballot_sync(kAllLanes, which >= 0);
-    if (have != 0) {
-      // Parts to the front, so that few lanes are looked at.
-      const int n_parts = __popc(have);
-      const int mine =
-          lane.id < n_parts ? static_cast<int>(__fns(have, 0, lane.id + 1)) : __ffs(static_cast<int>(have)) - 1;
-      const int64_t row = part_row(base + mine, __shfl_sync(kAllLanes, which, mine)) + n;
-      const float2 sums = lane.id < n_parts ? __ldcg(w.partial_sums + row) : float2{-INFINITY, 0.0F};
-      head.add(w.partial_out + row * Config::kHeadDim, sums, n_parts);
-    }
-    if (__any_sync(kAllLanes, beyond)) break;
+  for (int base = 0; base <= n_closing; base += kWarpLanes) {
+    const int i = min(base + Lane().id, n_closing);
+    const int64_t row =
+        n + (i < n_closing ? closing_row<Config>(first_block + i, task.first_warp) : opening_row(task.last_warp));
+    const float2 sums = base + Lane().id == i ? __ldcg(w.partial_sums + row) : float2{-INFINITY, 0.0F};
+    head.add(w.partial_out + row * Config::kHeadDim, sums, min(n_closing + 1 - base, kWarpLanes));
   }
   head.store(out, 1.0F / head.total);
 }
 
+// Shares out the heads of units among the warps of a block: units come one a lane, where `has`.
+template <typename Config, typename Do>
+__device__ void for_each_head(bool has, Do run) {
+  const unsigned units = __ballot_sync(kAllLanes, has);
+  const int n_units = __popc(units);
+  for (int turn = static_cast<int>(threadIdx.x) / kWarpLanes; turn < n_units * kHeadsPerUnit; turn += Config::kWarps) {
+    run(static_cast<int>(__fns(units, 0, turn % n_units + 1)), turn / n_units);
+  }
+}
+
 // The end of a block: all its warps together.
 template <typename Config>
-__device__ void merge_parts(const DecodeArgs& args, uint8_t* slots, BlockParts<Config>& parts) {
-  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes;
-  __threadfence();
+__device__ void merge_parts(const DecodeArgs& args, std::byte* slots, BlockParts<Config>& parts) {
+  const Lane lane;
   __syncthreads();
-  // Runs of warps whose closing parts are of the same unit; a warp between them without any work has none.
-  int turn = 0;
-  const auto for_each_run = [&](auto visit) {
-    for (int first = 0; first < Config::kWarps;) {
-      const int32_t unit = parts.closing[first].unit;
-      int last = first;
-      for (int next = first + 1; next < Config::kWarps && unit >= 0; ++next) {
-        if (parts.closing[next].unit == unit) last = next;
-      }
-      if (unit >= 0) visit(first, last);
-      first = last + 1;
-    }
-  };
-  for_each_run([&](int first, int last) {
-    const int n_heads = UnitPlace(args, parts.closing[first].unit).n_heads;
-    for (int n = 0; n < n_heads; ++n, ++turn) {
-      if (turn % Config::kWarps == warp) merge_closing(args, slots, parts, first, last, n);
-    }
+  // Lane i: the closing part of warp i, and the warps that have one of the same unit. The first of them leads.
+  const UnitPart part = lane.id < Config::kWarps ? parts.closing[lane.id] : UnitPart{-1, 0, 0, 0, 0};
+  const unsigned same = __match_any_sync(kAllLanes, part.unit);
+  for_each_head<Config>(part.unit >= 0 && __ffs(static_cast<int>(same)) - 1 == lane.id, [&](int warp, int n) {
+    const unsigned warps = __shfl_sync(kAllLanes, same, warp);
+    if (n < UnitPlace(args, parts.closing[warp].unit).n_heads) merge_closing(args, slots, parts, warps, n);
   });
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) {
-    for_each_run([&](int first, int last) {
-      UnitPart part = parts.closing[first];
-      for (int next = first + 1; next <= last; ++next) {
-        if (parts.closing[next].unit >= 0) part.n_done += parts.closing[next].n_done;
-      }
-      count_steps(args, part, parts.closing_tasks[first]);
-    });
+  if (threadIdx.x < Config::kWarps && part.unit >= 0) {
+    count_steps(args, part, parts.closing_tasks[lane.id]);
     __threadfence();
   }
   __syncthreads();
 
-  turn = 0;
-  for (int i = 0; i < 2 * Config::kWarps; ++i) {
-    const MergeTask task = i < Config::kWarps ? parts.tasks[i] : parts.closing_tasks[i - Config::kWarps];
-    if (task.unit < 0) continue;
-    const UnitPlace place(args, task.unit);
-    const int64_t row = args.seq_begin[place.b];
-    for (int n = 0; n < place.n_heads; ++n, ++turn) {
-      if (turn % Config::kWarps != warp) continue;
-      uint16_t* out = args.out + row * args.out_stride + int64_t{place.first_head + n} * Config::kHeadDim;
-      merge_unit<Config>(args, task, n, OutputRows{out, args.dtype});
-    }
-    if (threadIdx.x == 0) args.workspace.steps_done[task.unit] = 0;
-  }
+  const auto tasks = [&](int i) {
+    return i < Config::kWarps ? parts.tasks[i] : parts.closing_tasks[i - Config::kWarps];
+  };
+  const bool has_task = lane.id < 2 * Config::kWarps && tasks(lane.id).unit >= 0;
+  for_each_head<Config>(has_task, [&](int i, int n) {
+    const MergeTask task = tasks(i);
+    const int32_t sequence = task.unit / args.units_per_sequence();
+    const UnitPlace place(args, task.unit, sequence);
+    if (n == 0 && lane.id == 0) args.workspace.steps_done[task.unit] = 0;
+    if (n >= place.n_heads) return;
+    uint16_t* out = args.out + args.workspace.works[sequence].row * args.out_stride +
+                    int64_t{place.first_head + n} * Config::kHeadDim;
+    merge_unit<Config>(args, task, n, {out, args.dtype});
+  });
 }
 
 }  // namespace kivi::cuda

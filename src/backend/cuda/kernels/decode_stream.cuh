@@ -1,9 +1,6 @@
 // The stream of a warp of decode attention: everything that its stretch of work reads, in the order in which it is
-// computed with, copied to shared memory a few pieces ahead.
-//
-// Pieces of a step whose tokens are all packed: the keys of its page and KV head as they lie in the page, then the
-// values. Pieces of any other step, 32 tokens (a span) at a time: packed keys or key rows; packed values; value rows;
-// those that exist. Of packed ones only what the span needs is copied, to where it is in the whole.
+// computed with, copied to shared memory a few pieces ahead. Pieces of a unit: its queries; then of each step those
+// that exist of: pages of key rows, packed keys and values, pages of value rows.
 //
 // Rows lie one after the other in a slot, their 16-byte chunks permuted so that the reads of operand A meet no bank
 // twice: chunk c of the row of token t is at  c ^ key_swizzle(t)  or  c ^ value_swizzle(t).
@@ -20,305 +17,273 @@ __device__ __forceinline__ int value_swizzle(int token) {
   return token / 8 % 4 * 2;
 }
 
-// What a piece is.
-enum class PieceKind : int32_t { kNone, kWholeKeys, kWholeValues, kPackedKeys, kKeyRows, kPackedValues, kValueRows };
+enum class PieceKind : int32_t {
+  kNone,          // a slot that has not been used yet
+  kEnd,           // there are no more
+  kQueries,       // begins a unit
+  kKeyRows,       // page `page` of the step
+  kLastKeyRows,   // likewise, and no keys come after it
+  kPacked,        // keys and values
+  kPackedValues,  // after rows of keys
+  kValueRows,     // page `page` of the step; what is not a row of the window is zero
+};
 struct alignas(16) Piece {
   PieceKind kind;
-  int32_t span;          // of its step
-  int32_t n;             // valid tokens from the span's first on
-  int32_t value_packed;  // of them with packed values: may be negative or more than 32
-  int32_t begins;        // 1 in the first piece that the warp has of a unit
-  int32_t ends;          // in the last: the steps that it did; else 0
-  // Of the unit.
+  int32_t n;     // valid tokens of the step; of kQueries: query heads
+  int32_t page;  // of rows
+  int32_t ends;  // in the last piece that the warp has of a unit: the steps that it did; else 0
   int32_t unit;
-  int32_t n_steps;
-  int32_t row;         // of the new token
-  int32_t first_head;  // query head
-  int32_t n_heads;
+  int32_t row;      // of the new token
+  int32_t n_steps;  // of the unit
+  bool values_in_rows_only;
 };
 
 // What a warp keeps in shared memory: registers are for the arithmetic.
 template <typename Config>
 struct WarpMemory {
   WorkBegin begin;
-  WorkBegin end;
-  SequenceWork work;  // of the sequence whose pieces are asked for
-  Piece pieces[Config::kSlots];
+  WorkBegin end;  // the next warp's begin
+  // Whose pieces are asked for.
+  SequenceWork work;
+  StepTokens tokens;
 };
 
 template <typename Config>
 class DecodeStream {
  public:
-  __device__ DecodeStream(const DecodeArgs& args, WarpMemory<Config>& memory, void* slots, int warp)
+  // memory: begin and end are there. slots: of this warp.
+  __device__ DecodeStream(const DecodeArgs& args, WarpMemory<Config>& memory, std::byte* slots)
       : args_(args),
         memory_(memory),
-        base_(shared_address(slots) + warp * Config::kSlots * Config::kSlotBytes),
+        slots_(slots),
         unit_(memory.begin.unit),
         sequence_(unit_ / args.units_per_sequence()),
-        head_(unit_ % args.units_per_sequence() / args.groups_per_kv),
-        group_(unit_ % args.groups_per_kv),
-        next_step_(memory.begin.step) {}
+        step_(memory.begin.step - 1) {
+    next_pages_ = memory.begin.pages[min(Lane().id, kStepPages - 1)];
+    if (Lane().id == 0) memory_.work = memory.begin.work;
+    if (Lane().id < Config::kSlots) slot_piece(Lane().id * Config::kSlotBytes) = {};
+    __syncwarp();
+  }
 
-  // The oldest piece; every lane may read it at address(). kNone: there are no more.
+  // The oldest piece; every lane may read what it says and, at address(), what it is.
   __device__ const Piece& wait() const {
     cp_async_wait<Config::kSlots - 1>();
     __syncwarp();
-    return memory_.pieces[slot_];
+    return slot_piece(at_);
   }
-  __device__ uint32_t address() const { return base_ + slot_ * Config::kSlotBytes; }
+  __device__ uint32_t address() const { return shared_address(slots_) + at_; }
 
-  // Asks for the next piece in the place of the oldest, which every lane is done with. To be called kSlots times before
-  // the first wait().
+  // Asks for the next piece in the place of the oldest, which every lane is done with.
   __device__ void advance() {
     __syncwarp();
     if (pieces_ == 0) next_step();
-    Piece piece{};
     if (pieces_ != 0) {
-      const auto bit = static_cast<uint32_t>(__ffs(static_cast<int>(pieces_)) - 1);
+      const auto bit = __ffs(static_cast<int>(pieces_)) - 1;
       pieces_ &= pieces_ - 1;
-      piece = note(bit);
-      copy(address(), piece);
+      ask(bit);
+    } else if (Lane().id == 0) {
+      slot_piece(at_) = {.kind = PieceKind::kEnd};
     }
     cp_async_commit();
-    if (Lane().id == 0) memory_.pieces[slot_] = piece;
-    slot_ = slot_ + 1 == Config::kSlots ? 0 : slot_ + 1;
+    at_ = at_ == (Config::kSlots - 1) * Config::kSlotBytes ? 0 : at_ + Config::kSlotBytes;
   }
 
  private:
-  // Bits of `pieces_`: three a span, then those of a packed step.
-  enum Kind : uint32_t { kKeys, kPackedValues, kValueRows, kKinds };
-  static constexpr uint32_t kWholeKeys = kKinds * Config::kTokenSpans;
-  static constexpr uint32_t kWholeValues = kWholeKeys + 1;
-  static constexpr bool kSameBytes = Config::kExact && Config::kKeysBytes == Config::kValuesBytes;
-  static constexpr int kMostSpanCodes = kStepTokens * Config::kHeadDim / 8 / Config::kTokenSpans *
-                                        (Config::kKeyBits > Config::kValueBits ? Config::kKeyBits : Config::kValueBits);
-  static constexpr int kMostParams = Config::kHalfBytes - Config::kTokenSpans * kMostSpanCodes;
-  static constexpr int32_t kWindowPages = kStepTokens / format::kWindowPageTokens;
+  // Bits of `pieces_`.
+  static constexpr int kQueries = 0;
+  static constexpr int kKeyRows = 1;  // and the pages after it
+  static constexpr int kPackedStep = kKeyRows + kRowPages;
+  static constexpr int kValueRows = kPackedStep + 1;
 
-  __device__ bool at_end() const {
-    return unit_ > memory_.end.unit || (unit_ == memory_.end.unit && next_step_ >= memory_.end.step);
+  // A slot ends with what its piece is.
+  __device__ Piece& slot_piece(int slot) const {
+    return *reinterpret_cast<Piece*>(slots_ + slot + Config::kPieceBytes);
   }
 
-  // Waits for the lengths of sequence_.
-  __device__ void enter_sequence() {
-    const SequenceWork work = sequence_work(args_.cache, args_.seq_begin, sequence_);
-    __syncwarp();
-    memory_.work = work;  // every lane writes the same
-    __syncwarp();
-    entered_ = true;
-    load_tables(next_step_);
-  }
-
-  // Where the tokens of a step are: its packed page, and in lanes 0..7 and 8..15 its pages of key and value rows. Loads
-  // that are asked for a step ahead, for the answer takes long.
-  __device__ void load_tables(int32_t step) {
-    const SequenceWork& work = memory_.work;
-    if (step >= work.n_steps) return;
-    const StepTokens tokens(work, step);
-    const int64_t b = sequence_;
-    const bool in_sinks = step < work.sink_steps;
-    const int32_t index = in_sinks ? step : step - work.sink_steps;
-    if (Config::kPacked && max(tokens.key_packed, tokens.value_packed) > 0) {
-      next_page_ = __ldg(args_.cache.packed_table.data + b * args_.cache.packed_table.stride[0] + index);
-    }
-    if (tokens.all_packed()) return;
-    const int lane = Lane().id;
-    const auto& table = lane < kWindowPages ? args_.cache.key_window_table : args_.cache.value_window_table;
-    const int32_t sink_slots = args_.cache.key_policy.sink_slots();  // the same on both sides
-    const auto slots = static_cast<int32_t>(table.shape[1]);
-    const int32_t page = index * kWindowPages + lane % kWindowPages;
-    const int32_t slot = in_sinks ? page : sink_slots + page % (slots - sink_slots);
-    if (lane < 2 * kWindowPages && slot < slots) next_rows_ = __ldg(table.data + b * table.stride[0] + slot);
-  }
-
-  // To the next step, if there is one. A sequence is entered when the pieces of the one before are all under way.
+  // To the next step, if there is one; its pages were asked for a step ahead, for the answer takes long.
   __device__ void next_step() {
-    while (!at_end()) {
-      if (!entered_) enter_sequence();
-      const SequenceWork& work = memory_.work;
-      if (next_step_ >= work.n_steps) {
-        next_unit();
-        continue;
-      }
-      const StepTokens tokens(work, next_step_);
-      pieces_ = 1U << kWholeKeys | 1U << kWholeValues;
-      if (!tokens.all_packed()) {
-        pieces_ = 0;
-#pragma unroll
-        for (int span = 0; span < Config::kTokenSpans; ++span) {
-          const int first = span * format::kTileSpan;
-          if (first < tokens.n) pieces_ |= 1U << (kKinds * span + kKeys);
-          if (first < tokens.value_packed) pieces_ |= 1U << (kKinds * span + kPackedValues);
-          if (tokens.has_value_rows(span)) pieces_ |= 1U << (kKinds * span + kValueRows);
-        }
-      }
-      tokens_ = tokens;
-      step_ = next_step_;
-      step_unit_ = unit_;
-      step_head_ = head_;
-      step_group_ = group_;
-      page_ = next_page_;
-      rows_ = next_rows_;
-      const int32_t first_step = unit_ == memory_.begin.unit ? memory_.begin.step : 0;
-      const int32_t end_step = unit_ == memory_.end.unit ? memory_.end.step : work.n_steps;
-      begins_ = step_ == first_step ? 1 : 0;
-      ends_ = step_ == end_step - 1 ? end_step - first_step : 0;
-      if (++next_step_ >= work.n_steps) next_unit();
-      if (entered_ && !at_end()) load_tables(next_step_);
-      return;
+    ++step_;
+    for (;; next_unit()) {
+      const WorkBegin& end = memory_.end;
+      if (unit_ > end.unit || (unit_ == end.unit && step_ >= end.step)) return;
+      if (step_ < memory_.work.n_steps) break;
     }
+    const SequenceWork& work = memory_.work;
+    const StepTokens tokens(work, step_);
+    if (Lane().id == 0) memory_.tokens = tokens;
+    const uint32_t packed = Config::kPacked && (tokens.key_packed || tokens.value_packed > 0) ? 1U : 0U;
+    pieces_ = packed << kPackedStep;
+    if (!tokens.all_packed()) {
+#pragma unroll
+      for (int page = 0; page < kRowPages; ++page) {
+        const int first = page * format::kWindowPageTokens;
+        const int end = min(first + format::kWindowPageTokens, tokens.n);
+        if (!tokens.key_packed && first < tokens.n) pieces_ |= 1U << (kKeyRows + page);
+        if (first < tokens.n && tokens.value_packed < end) pieces_ |= 1U << (kValueRows + page);
+      }
+    }
+    if (step_ == first_step()) pieces_ |= 1U << kQueries;
+    pages_ = next_pages_;
+    // Of the sequence's next unit the pages are the same.
+    const int32_t next = step_ + 1 < work.n_steps ? step_ + 1 : 0;
+    next_pages_ = step_page(args_.cache, sequence_, StepTokens(work, next), Lane().id);
+    __syncwarp();
   }
   __device__ void next_unit() {
     ++unit_;
-    next_step_ = 0;
-    if (++group_ < args_.groups_per_kv) return;
-    group_ = 0;
-    if (++head_ < args_.cache.layout.n_kv_heads) return;
-    head_ = 0;
+    step_ = 0;
+    if (unit_ < (sequence_ + 1) * args_.units_per_sequence()) return;
     ++sequence_;
-    entered_ = false;
+    if (unit_ > memory_.end.unit || (unit_ == memory_.end.unit && memory_.end.step == 0)) return;
+    const SequenceWork work = args_.workspace.works[sequence_];
+    __syncwarp();
+    if (Lane().id == 0) memory_.work = work;
+    __syncwarp();
+    if (work.n_steps > 0) next_pages_ = step_page(args_.cache, sequence_, StepTokens(work, 0), Lane().id);
+  }
+  // Of the warp's steps of the unit.
+  __device__ int32_t first_step() const {
+    return unit_ == memory_.begin.unit ? memory_.begin.step : 0;
+  }
+  __device__ int32_t end_step() const {
+    return unit_ == memory_.end.unit ? memory_.end.step : memory_.work.n_steps;
   }
 
-  __device__ Piece note(uint32_t bit) {
-    Piece piece;
-    const auto span = static_cast<int>(bit / kKinds);
-    const uint32_t kind = bit % kKinds;
-    const int first = span * format::kTileSpan;
-    if (bit >= kWholeKeys) {
-      piece.kind = bit == kWholeKeys ? PieceKind::kWholeKeys : PieceKind::kWholeValues;
-    } else if (kind == kKeys) {
-      piece.kind = first < tokens_.key_packed ? PieceKind::kPackedKeys : PieceKind::kKeyRows;
+  __device__ void ask(int bit) {
+    const UnitPlace place(args_, unit_, sequence_);
+    PieceKind kind = PieceKind::kQueries;
+    const StepTokens& tokens = memory_.tokens;
+    int32_t n = tokens.n;
+    int32_t page = 0;
+    if (Config::kPacked && bit == kPackedStep) {
+      kind = tokens.key_packed ? PieceKind::kPacked : PieceKind::kPackedValues;
+      copy_packed(place.kv_head, tokens);
+    } else if (bit == kQueries) {
+      n = place.n_heads;
+      copy_queries(place);
     } else {
-      piece.kind = kind == kPackedValues ? PieceKind::kPackedValues : PieceKind::kValueRows;
+      const bool keys = bit < kPackedStep;
+      page = bit - (keys ? kKeyRows : kValueRows);
+      const bool last = (page + 1) * format::kWindowPageTokens >= n;
+      kind = !keys ? PieceKind::kValueRows : last ? PieceKind::kLastKeyRows : PieceKind::kKeyRows;
+      copy_rows(place.kv_head, tokens, keys, page);
     }
-    piece.span = span;
-    piece.n = tokens_.n - first;
-    piece.value_packed = tokens_.value_packed - first;
-    piece.unit = step_unit_;
-    piece.n_steps = memory_.work.n_steps;
-    piece.row = static_cast<int32_t>(memory_.work.row);
-    piece.first_head = args_.first_head(step_head_, step_group_);
-    piece.n_heads = args_.n_heads(step_group_);
-    piece.begins = begins_;
-    piece.ends = pieces_ == 0 ? ends_ : 0;
-    begins_ = 0;
-    return piece;
+    if (Lane().id != 0) return;
+    const int32_t ends = pieces_ == 0 && step_ == end_step() - 1 ? end_step() - first_step() : 0;
+    slot_piece(at_) = {kind, n, page, ends, unit_, memory_.work.row, memory_.work.n_steps, tokens.value_packed == 0};
   }
 
-  __device__ void copy(uint32_t to, const Piece& piece) const {
-    if (!Config::kPacked || piece.kind == PieceKind::kKeyRows || piece.kind == PieceKind::kValueRows) {
-      copy_rows(to, piece);
-      return;
+  __device__ void copy_queries(const UnitPlace& place) const {
+    const uint16_t* q = args_.q + memory_.work.row * args_.q_stride + int64_t{place.first_head} * Config::kHeadDim;
+    const int n_chunks = place.n_heads * (Config::kRowBytes / 16);
+    for (int chunk = Lane().id; chunk < n_chunks; chunk += kWarpLanes) {
+      cp_async_16(address() + 16 * chunk, q + 8 * chunk, evict_first_policy());
     }
-    const bool keys = piece.kind == PieceKind::kWholeKeys || piece.kind == PieceKind::kPackedKeys;
-    const std::byte* from = args_.cache.packed_pages + page_ * args_.cache.packed_stride +
-                            int64_t{step_head_} * args_.block_bytes + (keys ? 0 : keys_bytes());
-    if (piece.kind == PieceKind::kWholeKeys || (piece.kind == PieceKind::kWholeValues && kSameBytes)) {
-      copy_bytes<Config::kKeysBytes, Config::kExact>(to, from, keys_bytes());
-      return;
-    }
-    if (piece.kind == PieceKind::kWholeValues) {
-      copy_bytes<Config::kValuesBytes, Config::kExact>(to, from, values_bytes());
-      return;
-    }
-    const int codes = kStepTokens * Config::kHeadDim / 8 * (keys ? Config::kKeyBits : Config::kValueBits);
-    const int span_codes = codes / Config::kTokenSpans;
-    copy_bytes<kMostSpanCodes, false>(to + piece.span * span_codes, from + piece.span * span_codes, span_codes);
-    copy_bytes<kMostParams, false>(to + codes, from + codes, (keys ? keys_bytes() : values_bytes()) - codes);
-  }
-  __device__ int keys_bytes() const {
-    return Config::kExact ? Config::kKeysBytes : args_.keys_bytes;
-  }
-  __device__ int values_bytes() const {
-    return Config::kExact ? Config::kValuesBytes : args_.values_bytes;
   }
 
-  // kExact: `bytes` is kMost, a multiple of what a warp copies at a time.
-  template <int kMost, bool kExact>
-  __device__ void copy_bytes(uint32_t to, const std::byte* from, int bytes) const {
-    constexpr int kAtOnce = 16 * kWarpLanes;
-    static_assert(!kExact || kMost % kAtOnce == 0);
-    const int lane_offset = 16 * Lane().id;
+  // Scales and zeros of tokens whose values are not packed become zero.
+  __device__ void copy_packed(int32_t kv_head, const StepTokens& tokens) const {
+    const int lane = Lane().id;
     const uint64_t policy = evict_first_policy();
-    to += lane_offset;
-    from += lane_offset;
+    const int32_t in_page = tokens.first / kStepTokens % kPageSteps;
+    const int32_t page = __shfl_sync(kAllLanes, pages_, kPackedLane);
+    const std::byte* block =
+        args_.cache.packed_pages + page * args_.cache.packed_stride + int64_t{kv_head} * args_.block_bytes;
+    const uint32_t to = address();
+    if (tokens.key_packed) {
+      constexpr int kCodes = Config::kKeyCodes * kPageSteps;
+      const int shift = key_group_shift();
+      copy_chunks<Config::kKeyCodes>(to, block + in_page * Config::kKeyCodes, policy);
+      copy_params<Config::kKeyParams>(to + Config::kKeyCodes, block + kCodes, in_page >> shift, kPageSteps >> shift,
+                                      Config::kKeyParams, 16, policy);
+    }
+    constexpr int kCodes = Config::kValueCodes * kPageSteps;
+    const std::byte* values = block + args_.values_at;
+    const int row = ValueGroups<Config>{args_}.count() * Config::kValueParams;
+    const int in_row = 16 * lane % Config::kValueParams;
+    const int valid = min(max(2 * tokens.value_packed - in_row, 0), 16);
+    copy_chunks<Config::kValueCodes>(to + Config::kPackedValuesAt, values + in_page * Config::kValueCodes, policy);
+    copy_params<Config::kMostValueGroups * Config::kValueParams>(
+        to + Config::kPackedValuesAt + Config::kValueCodes, values + kCodes, in_page, kPageSteps, row, valid, policy);
+  }
+  __device__ int key_group_shift() const {
+    return Config::kGroup == 0 ? args_.key_group_shift : Config::kGroup >= 128 ? 2 : Config::kGroup >= 64 ? 1 : 0;
+  }
+  template <int kBytes>
+  __device__ static void copy_chunks(uint32_t to, const std::byte* from, uint64_t policy) {
+    constexpr int kAtOnce = 16 * kWarpLanes;
+    static_assert(kBytes % kAtOnce == 0);
+    const int lane_offset = 16 * Lane().id;
 #pragma unroll
-    for (int i = 0; i < kMost; i += kAtOnce) {
-      if (kExact || i + lane_offset < bytes) cp_async_16(to + i, from + i, policy);
+    for (int i = 0; i < kBytes; i += kAtOnce) cp_async_16(to + lane_offset + i, from + lane_offset + i, policy);
+  }
+
+  // Row i of n rows of scales, of at most kMost bytes, and of zeros, which begin after the last; `valid` bytes of every
+  // 16, the others become zero.
+  template <int kMost>
+  __device__ static void copy_params(uint32_t to, const std::byte* scales, int i, int n, int bytes, int valid,
+                                     uint64_t policy) {
+    const std::byte* row = scales + i * bytes;
+    const int to_zeros = (n - 1) * bytes;
+#pragma unroll
+    for (int first = 0; first < 2 * kMost; first += 16 * kWarpLanes) {
+      const int at = first + 16 * Lane().id;
+      if (at < 2 * bytes) cp_async_part_16(to + at, row + at + (at >= bytes ? to_zeros : 0), valid, policy);
     }
   }
 
   // Rows of tokens that are packed, or do not exist, become zero: what is in their place may be anything.
-  __device__ void copy_rows(uint32_t to, const Piece& piece) const {
-    const bool keys = piece.kind == PieceKind::kKeyRows;
-    const int span = piece.span;
-    const int32_t n_packed = keys ? 0 : piece.value_packed;
+  __device__ void copy_rows(int32_t kv_head, const StepTokens& tokens, bool keys, int page) const {
     constexpr int kChunks = Config::kRowBytes / 16;
+    constexpr int kAtOnce = kWarpLanes / kChunks;  // rows that a warp copies at a time
     const SequenceWork& work = memory_.work;
-    const bool in_sinks = step_ < work.sink_steps;
-    const int32_t first = (in_sinks ? step_ * kStepTokens : work.sinks + (step_ - work.sink_steps) * kStepTokens) +
-                          span * format::kTileSpan;
-    const int32_t n_stored = work.n_past - first;  // then the new one, then none
-    const int32_t n_valid = in_sinks ? work.sinks - first : n_stored + 1;
-    const int64_t head = int64_t{step_head_} * Config::kHeadDim;
-    const uint16_t* new_row = keys ? args_.new_keys + work.row * args_.key_stride + head
-                                   : args_.new_values + work.row * args_.value_stride + head;
-    const uint64_t policy = evict_first_policy();
     const int lane = Lane().id;
     const int chunk = lane % kChunks;
-    constexpr int kAtOnce = kWarpLanes / kChunks;  // rows that a warp copies at a time
-#pragma unroll 1
-    for (int page = 0; page < format::kTileSpan / format::kWindowPageTokens; ++page) {
-      const int first_token = page * format::kWindowPageTokens;
-      const int from_lane =
-          (keys ? 0 : kWindowPages) + (span * format::kTileSpan + first_token) / format::kWindowPageTokens;
-      const int32_t id = __shfl_sync(kAllLanes, rows_, from_lane);
-      const int lane_token = lane / kChunks;
-      const auto* stored =
-          reinterpret_cast<const uint16_t*>(args_.cache.window_pages + id * args_.cache.window_stride) +
-          head * format::kWindowPageTokens + lane_token * Config::kHeadDim + chunk * 8;
-      const uint32_t rows = to + (first_token + lane_token) * Config::kRowBytes;
-      const bool all_stored =
-          n_packed <= first_token && first_token + format::kWindowPageTokens <= min(n_stored, n_valid);
+    const int lane_token = page * format::kWindowPageTokens + lane / kChunks;  // of the step
+    const int32_t id = __shfl_sync(kAllLanes, pages_, (keys ? 0 : kRowPages) + page);
+    const int64_t head = int64_t{kv_head} * Config::kHeadDim;
+    const auto* stored = reinterpret_cast<const uint16_t*>(args_.cache.window_pages + id * args_.cache.window_stride) +
+                         head * format::kWindowPageTokens + (lane / kChunks) * Config::kHeadDim + chunk * 8;
+    // Of the step's tokens these are stored, then comes the new one if the step has it.
+    const int32_t n_stored = work.n_past - tokens.first - (tokens.in_sinks ? 0 : work.sinks);
+    const int32_t n_packed = keys ? 0 : tokens.value_packed;
+    const uint64_t policy = evict_first_policy();
+    const uint32_t rows = address() + lane / kChunks * Config::kRowBytes;
+    const int last = (page + 1) * format::kWindowPageTokens;
+    const auto place = [&](int i) {
+      return rows + i * Config::kRowBytes +
+             (chunk ^ (keys ? key_swizzle(lane_token + i) : value_swizzle(lane_token + i))) * 16;
+    };
+    if (n_packed <= page * format::kWindowPageTokens && last <= min(n_stored, tokens.n)) {
 #pragma unroll
       for (int i = 0; i < format::kWindowPageTokens; i += kAtOnce) {
-        const int token = first_token + lane_token + i;
-        const int place = chunk ^ (keys ? key_swizzle(token) : value_swizzle(token));
-        const uint32_t at = rows + i * Config::kRowBytes + place * 16;
-        if (all_stored) {
-          cp_async_16(at, stored + i * Config::kHeadDim, policy);
-        } else {
-          const uint16_t* row = token < n_stored ? stored + i * Config::kHeadDim : new_row + chunk * 8;
-          cp_async_or_zero_16(at, row, n_packed <= token && token < n_valid, policy);
-        }
+        cp_async_16(place(i), stored + i * Config::kHeadDim, policy);
       }
+      return;
+    }
+    const uint16_t* fresh =
+        (keys ? args_.new_keys + work.row * args_.key_stride : args_.new_values + work.row * args_.value_stride) +
+        head + chunk * 8;
+#pragma unroll 1
+    for (int i = 0; i < format::kWindowPageTokens; i += kAtOnce) {
+      const int token = lane_token + i;
+      const uint16_t* row = token < n_stored ? stored + i * Config::kHeadDim : fresh;
+      cp_async_part_16(place(i), row, n_packed <= token && token < tokens.n ? 16 : 0, policy);
     }
   }
 
   const DecodeArgs& args_;
   WarpMemory<Config>& memory_;
-  uint32_t base_;  // shared address of the slots
-  int slot_ = 0;   // the oldest piece
-  // The step that comes next, and its tables.
+  std::byte* slots_;
+  int at_ = 0;  // of the oldest piece, in slots_
+  // The step whose pieces are asked for.
   int32_t unit_;
   int32_t sequence_;
-  int32_t head_;
-  int32_t group_;
-  int32_t next_step_;
-  int32_t next_page_ = 0;
-  int32_t next_rows_ = 0;
-  bool entered_ = false;  // sequence_ is the one in memory_.work
-  // The step whose pieces are asked for.
+  int32_t step_;
   uint32_t pieces_ = 0;  // those that are left
-  StepTokens tokens_;
-  int32_t step_ = 0;
-  int32_t step_unit_ = 0;
-  int32_t step_head_ = 0;
-  int32_t step_group_ = 0;
-  int32_t page_ = 0;
-  int32_t rows_ = 0;
-  int32_t begins_ = 0;
-  int32_t ends_ = 0;
+  // A lane's page (step_page) of it, and of the step after it.
+  int32_t pages_ = 0;
+  int32_t next_pages_;
 };
 
 }  // namespace kivi::cuda

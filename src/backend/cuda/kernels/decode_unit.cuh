@@ -1,16 +1,23 @@
-// The arithmetic of decode attention on one unit: queries, scores, online softmax, weighted sum of values, over packed
-// halves and 16-bit rows in shared memory. attend_decode.cuh explains the products.
+// What a warp of decode attention keeps of a unit: queries and the online softmax over the steps that it has seen.
+// attend_decode.cuh explains the products.
 #pragma once
 
 #include "backend/cuda/kernels/decode_stream.cuh"
 
 namespace kivi::cuda {
 
-// Scores of the 16 tokens of a tile (rows) and up to 8 heads, as mma leaves them; two tiles are the 32 tokens of a
-// span.
-using TileScores = float[4];
-// Their probabilities as operand B, tokens as rows.
-using TileProbabilities = uint32_t[2];
+// Of the 32 tokens of a step, two tiles (format::spread_place), and up to 8 heads: scores as mma leaves them, tokens as
+// rows; and probabilities as operand B, tokens as rows.
+struct StepScores {
+  float tiles[2][4];
+  __device__ float (&operator[](int tile))[4] { return tiles[tile]; }
+  __device__ const float (&operator[](int tile) const)[4] { return tiles[tile]; }
+};
+struct StepProbabilities {
+  uint32_t tiles[2][2];
+  __device__ uint32_t (&operator[](int tile))[2] { return tiles[tile]; }
+  __device__ const uint32_t (&operator[](int tile) const)[2] { return tiles[tile]; }
+};
 
 // The registers of operand A for place `place` (of 16 / kBits) of the words of a lane.
 template <int kBits>
@@ -35,12 +42,6 @@ __device__ __forceinline__ uint2 as_halves(uint2 v, DType dtype) {
   return {bfloats_to_halves(v.x), bfloats_to_halves(v.y)};
 }
 
-// Mask of two 16-bit numbers: those whose condition holds.
-__device__ __forceinline__ uint32_t mask_pair(bool low, bool high) {
-  return (low ? 0x0000FFFFU : 0U) | (high ? 0xFFFF0000U : 0U);
-}
-
-// What a warp keeps of a unit: queries, and the online softmax over the steps that it has seen.
 template <typename Config>
 struct UnitState {
   static constexpr int kTiles = Config::kChannelTiles;
@@ -55,12 +56,13 @@ struct UnitState {
   float maximum[2];        // of log2 scores, heads 2j and 2j + 1
   bool in_code_units;      // out is scaled as products with codes are
 
-  __device__ void begin(const uint16_t* q_rows, int32_t n_heads, DType dtype) {
+  // queries: shared address of the rows of n_heads query heads.
+  __device__ void begin(uint32_t queries, int32_t n_heads, DType dtype) {
     const Lane lane;
-    const uint16_t* row = q_rows + lane.r % n_heads * Config::kHeadDim + 8 * lane.j;
+    const uint32_t row = queries + lane.r % n_heads * Config::kRowBytes + 16 * lane.j;
 #pragma unroll
     for (int i = 0; i < Config::kChannelSpans; ++i) {
-      const uint4 v = as_halves(__ldg(reinterpret_cast<const uint4*>(row + i * format::kTileSpan)), dtype);
+      const uint4 v = as_halves(load_shared_16(row + 64 * i), dtype);
       q[4 * i] = v.x;
       q[4 * i + 1] = v.y;
       q[4 * i + 2] = v.z;

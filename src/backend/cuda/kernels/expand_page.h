@@ -19,48 +19,39 @@ namespace kivi::cuda {
 
 inline constexpr int kHalfPage = format::kPageTokens / 2;
 
-// n strips of `bytes` bytes, `stride` bytes apart in the block and one after the other where they are staged. All are
-// multiples of 16.
-struct Strips {
-  int from;  // bytes from the start of the block
-  int to;    // bytes from the start of the staged half
-  int n;
+// Bytes of a block, and where they are staged. All are multiples of 16.
+struct Strip {
+  int from;  // from the start of the block
+  int to;    // from the start of the staged half
   int bytes;
-  int stride;
 };
 
 // A side of half a page: where its parts are in a block, and where they are staged.
 struct HalfPage {
-  Strips codes;
-  Strips scales;
-  Strips zeros;
+  Strip codes;
+  Strip scales;
+  Strip zeros;
 
-  constexpr int bytes() const { return zeros.to + zeros.n * zeros.bytes; }
+  constexpr int bytes() const { return zeros.to + zeros.bytes; }
 };
 
 // Half 0 or 1 of a page.
 constexpr HalfPage key_half_page(const format::PageLayout& layout, int half) {
-  const int code_bytes = kHalfPage * layout.head_dim * layout.key_bits / 8;
-  const int rows = layout.key_group < kHalfPage ? kHalfPage / layout.key_group : 1;  // of groups
-  const int row_bytes = layout.head_dim * 2;
-  const int skip = half * kHalfPage / layout.key_group * row_bytes;
-  const int scales = code_bytes;
-  const int zeros = scales + rows * row_bytes;
-  return {{half * code_bytes, 0, 1, code_bytes, 0},
-          {static_cast<int>(layout.key_scales()) + skip, scales, 1, rows * row_bytes, 0},
-          {static_cast<int>(layout.key_zeros()) + skip, zeros, 1, rows * row_bytes, 0}};
+  const int codes = kHalfPage * layout.head_dim * layout.key_bits / 8;
+  const int row = layout.head_dim * 2;  // of a group's scales
+  const int params = row * (layout.key_group < kHalfPage ? kHalfPage / layout.key_group : 1);
+  const int skip = half * kHalfPage / layout.key_group * row;
+  return {{half * codes, 0, codes},
+          {static_cast<int>(layout.key_scales()) + skip, codes, params},
+          {static_cast<int>(layout.key_zeros()) + skip, codes + params, params}};
 }
 
 constexpr HalfPage value_half_page(const format::PageLayout& layout, int half) {
-  const int code_bytes = kHalfPage * layout.head_dim * layout.value_bits / 8;
-  const int bytes = kHalfPage * 2;
-  const int stride = format::kPageTokens * 2;
-  const int groups = layout.value_groups();
-  const int scales = code_bytes;
-  const int zeros = scales + groups * bytes;
-  return {{static_cast<int>(layout.value_codes()) + half * code_bytes, 0, 1, code_bytes, 0},
-          {static_cast<int>(layout.value_scales()) + half * bytes, scales, groups, bytes, stride},
-          {static_cast<int>(layout.value_zeros()) + half * bytes, zeros, groups, bytes, stride}};
+  const int codes = kHalfPage * layout.head_dim * layout.value_bits / 8;
+  const int params = kHalfPage * layout.value_groups() * 2;
+  return {{static_cast<int>(layout.value_codes()) + half * codes, 0, codes},
+          {static_cast<int>(layout.value_scales()) + half * params, codes, params},
+          {static_cast<int>(layout.value_zeros()) + half * params, codes + params, params}};
 }
 
 // A pair of stored numbers as T; finite ones that binary16 cannot hold become its largest. (Not its least: a zero is in
@@ -141,7 +132,8 @@ KIVI_HD void expand_values(int item, const std::byte* staged, const HalfPage& ha
                                   fragment / kPerHalf * format::kFragmentGroupWords + 4 * (4 * r + j));
   const int channel = format::kTileSpan * span + 4 * r;
   const int token = format::spread_number({token_tile, 2 * j});
-  const int param = channel / group_channels * kHalfPage + token;
+  const int row = token / format::kTileSpan * (kHeadDim / group_channels) + channel / group_channels;
+  const int param = row * format::kTileSpan + token % format::kTileSpan;
   const auto scales = load_pack<4>(reinterpret_cast<const Half*>(staged + half.scales.to) + param);
   const auto zeros = load_pack<4>(reinterpret_cast<const Half*>(staged + half.zeros.to) + param);
   for (int i = 0; i < 4; ++i) {  // tokens: half i / 2 of the columns

@@ -16,13 +16,12 @@ constexpr int tile_pitch(int head_dim) {
   return head_dim + 8;
 }
 
-// Copies the strips; kThreads threads share the work.
+// Copies a strip; kThreads threads share the work.
 template <int kThreads>
-__device__ void copy_strips(const Strips& strips, const std::byte* block, std::byte* staged) {
-  const int chunks = strips.bytes / 16;
+__device__ void copy_strip(const Strip& strip, const std::byte* block, std::byte* staged) {
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < strips.n * chunks; i += kThreads) {
-    cp_async_16(staged + strips.to + i * 16, block + strips.from + i / chunks * strips.stride + i % chunks * 16);
+  for (int i = 16 * static_cast<int>(threadIdx.x); i < strip.bytes; i += 16 * kThreads) {
+    cp_async_16(staged + strip.to + i, block + strip.from + i);
   }
 }
 
@@ -65,9 +64,9 @@ class TileLoader {
     if (n_packed > 0) {
       const HalfPage& half = half_page(first);
       const std::byte* block = timeline_.block(first - tiles_.sinks);
-      copy_strips<kThreads>(half.codes, block, staged);
-      copy_strips<kThreads>(half.scales, block, staged);
-      copy_strips<kThreads>(half.zeros, block, staged);
+      copy_strip<kThreads>(half.codes, block, staged);
+      copy_strip<kThreads>(half.scales, block, staged);
+      copy_strip<kThreads>(half.zeros, block, staged);
     }
     cp_async_commit();
   }
