@@ -2,6 +2,7 @@
 // the engine runs it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
@@ -34,7 +35,8 @@ struct StepResult {
   // Most that a step can spend outside its operations: between recordings, and between operations no more than as many
   // of the smallest ones take.
   double outside_microseconds() const {
-    return step_microseconds - device_microseconds + static_cast<double>(n_launches) * launch_microseconds;
+    return std::max(0.0, step_microseconds - device_microseconds) +
+           static_cast<double>(n_launches) * launch_microseconds;
   }
 };
 
