@@ -256,24 +256,26 @@ void require_supported(const StoreKvArgs& args) {
   }
 }
 
-// Heads of an edge block of the keys: one where it packs, so that the heads of a flush are spread over the device, and
-// up to four where there are blocks in plenty.
-int edge_heads_of_keys(int64_t n_heads_of_all) {
-  constexpr int64_t kPlenty = 2048;
-  int heads = 1;
-  while (heads < 4 && n_heads_of_all / (2 * heads) >= kPlenty) heads *= 2;
+// Heads of an edge block: few, so that they are spread over the device, and more where there are blocks in plenty, for
+// most of a block's time goes by until it knows where its rows are.
+int edge_heads(int64_t n_heads_of_all, int fewest) {
+  constexpr int64_t kPlenty = 1024;
+  int heads = fewest;
+  while (heads < 8 && n_heads_of_all / (2 * heads) >= kPlenty) heads *= 2;
   return heads;
 }
+constexpr int kFewestOfKeys = 1;    // it may pack many tokens of each
+constexpr int kFewestOfValues = 4;  // a decoding step packs one row a head: a warp's work
+
 int64_t flush_blocks(const StoreSide& keys, int64_t n_heads_of_all, bool bulk) {
   constexpr int64_t kMost = 512;
   if (bulk || keys.bits == 0 || keys.policy.keep > 0) return 0;
   return std::min(kMost, n_heads_of_all * std::max(keys.policy.flush / keys.unit, 1));
 }
-constexpr int kEdgeHeadsOfValues = 4;  // a decoding step packs one row a head: a warp's work
 
 StoreSide key_problem(const StoreKvArgs& args, int n_sequences) {
   const PageLayout& layout = args.cache.layout;
-  const int heads = edge_heads_of_keys(int64_t{n_sequences} * layout.n_kv_heads);
+  const int heads = edge_heads(int64_t{n_sequences} * layout.n_kv_heads, kFewestOfKeys);
   const int exclusive = layout.key_bits == 0 ? 1 : exclusive_tokens(layout.head_dim, layout.key_bits);
   return {.new_rows = rows_view(args.new_keys),
           .policy = args.cache.key_policy,
@@ -289,7 +291,7 @@ StoreSide key_problem(const StoreKvArgs& args, int n_sequences) {
 
 StoreSide value_problem(const StoreKvArgs& args, int n_sequences) {
   const PageLayout& layout = args.cache.layout;
-  const int heads = kEdgeHeadsOfValues;
+  const int heads = edge_heads(int64_t{n_sequences} * layout.n_kv_heads, kFewestOfValues);
   return {.new_rows = rows_view(args.new_values),
           .policy = args.cache.value_policy,
           .bits = layout.value_bits,
