@@ -227,7 +227,6 @@ void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {
   const auto rows = [](const AnyView& view) { return static_cast<uint16_t*>(view.data); };
   DecodeArgs decode;
   decode.cache = args.cache;
-  decode.seq_begin = args.seq_begin.as<const int32_t, 1>().data;
   decode.q = rows(args.q);
   decode.new_keys = rows(args.new_keys);
   decode.new_values = rows(args.new_values);

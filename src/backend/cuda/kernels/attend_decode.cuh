@@ -79,6 +79,7 @@ __global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
     attend_decode(const __grid_constant__ DecodeArgs args) {
   if constexpr (Config::kWide == kIsWide) run_attend_decode<Config>(args);
 }
+
 template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup>
 DecodeKernel decode_kernel() {
   constexpr auto launcher = []<bool kWide>(std::bool_constant<kWide>) {

@@ -22,7 +22,6 @@ struct DecodeWorkspace {
 
 struct DecodeArgs {
   format::KvBatchView cache;
-  const int32_t* seq_begin = nullptr;  // [B + 1]
   // 16-bit rows: [N][heads][head_dim], elements between rows.
   const uint16_t* q = nullptr;
   const uint16_t* new_keys = nullptr;

@@ -42,7 +42,8 @@ struct DecodeConfig {
   static constexpr int kFitting = kRingBytes / (kWarps * kSlotBytes);
   static constexpr int kSlots = kFitting < 4 ? kFitting : 4;
   static constexpr int kSharedBytes = kWarps * kSlots * kSlotBytes;
-  static_assert(kSlots >= 2 && kSlots * kSlotBytes >= kHeadsPerUnit * kHeadDim * 4);
+  // What is kept leaves the notes of pieces alone.
+  static_assert(kSlots >= 2 && kPieceBytes >= kHeadsPerUnit * kHeadDim * 4);
 };
 
 // Lane 4r + j of a warp.
