@@ -88,10 +88,7 @@ void add_bench_attention(CLI::App& bench) {
   attention->add_flag("--ragged", command->options.ragged,
                       "Also with lengths drawn evenly from 1 to twice the tokens, where the cache packs");
   attention->add_flag("--append", command->options.stores, "Also time appending and packing, over a cycle of steps");
-  attention->add_option("--samples", command->options.n_samples, "Times to measure; the median counts")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str()
-      ->type_name("K");
+  add_samples_option(*attention, command->options.n_samples);
   command->json.add_to(*attention);
   attention->callback([command] { command->run(); });
 }

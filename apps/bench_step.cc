@@ -71,10 +71,7 @@ void add_bench_step(CLI::App& bench) {
   step->add_option("--tokens", options.tokens, "Tokens of each, on average; they are not computed")
       ->capture_default_str()
       ->type_name("N");
-  step->add_option("--samples", options.n_samples, "Times to measure; the median counts")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str()
-      ->type_name("K");
+  add_samples_option(*step, options.n_samples);
   command->memory.add_to(*step);
   command->json.add_to(*step);
   step->callback([command] { command->run(); });

@@ -47,6 +47,13 @@ void add_device_options(CLI::App& app, BackendOptions& options) {
       ->type_name("TYPE");
 }
 
+void add_samples_option(CLI::App& app, int& n_samples) {
+  app.add_option("--samples", n_samples, "Times to measure; the median counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str()
+      ->type_name("K");
+}
+
 void ModelOptions::add_to(CLI::App& app) {
   path_option_ = app.add_option("-m,--model", path, "Model file (GGUF)")->required()->type_name("MODEL");
   add_device_options(app, backend);

@@ -33,6 +33,9 @@ nlohmann::ordered_json describe(const Session& session);
 // --device, --threads and --dtype.
 void add_device_options(CLI::App& app, BackendOptions& options);
 
+// --samples, of which a measurement takes the median.
+void add_samples_option(CLI::App& app, int& n_samples);
+
 struct ModelOptions {
   std::string path;
   std::string random_shape;  // instead of a file

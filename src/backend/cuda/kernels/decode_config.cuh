@@ -1,6 +1,8 @@
 // A row of the kernel table of decode attention, and what follows from it when compiling.
 #pragma once
 
+#include <bit>
+
 #include "backend/cuda/device/ptx.cuh"
 #include "backend/cuda/kernels/decode_args.cuh"
 #include "format/fragment_order.h"
@@ -15,6 +17,8 @@ struct DecodeConfig {
   static constexpr int kKeyBits = kKeyBits_;
   static constexpr int kValueBits = kValueBits_;
   static constexpr int kGroup = kGroup_;
+  // log2 of the spans of 32 in a group.
+  static constexpr int kGroupShift = kGroup == 0 ? 0 : std::bit_width(unsigned{kGroup_} / format::kTileSpan) - 1;
   static constexpr bool kWide = kWide_;
   static constexpr bool kPacked = kKeyBits > 0 && kValueBits > 0;
   static constexpr int kChannelTiles = kHeadDim / format::kTile;
@@ -33,8 +37,8 @@ struct DecodeConfig {
   static constexpr int kRowBytes = 2 * kHeadDim;
   static constexpr int kRowsBytes = format::kWindowPageTokens * kRowBytes;
   static constexpr int kPieceBytes = kPacked && kPackedBytes > kRowsBytes ? kPackedBytes : kRowsBytes;
-  static constexpr int kSlotBytes = kPieceBytes + 32;  // and a Piece
-  static_assert(kPieceBytes >= kHeadsPerUnit * kRowBytes);
+  static constexpr int kNoteBytes = 32;  // a Piece
+  static constexpr int kSlotBytes = kPieceBytes + kNoteBytes;
 
   // Registers are what limits warps. The part of a unit that a warp ends with is kept in its slots.
   static constexpr int kWarps = kWide && kHeadDim <= 128 ? 16 : kWide ? 8 : kHeadDim <= 128 ? 8 : 4;
@@ -42,7 +46,7 @@ struct DecodeConfig {
   static constexpr int kFitting = kRingBytes / (kWarps * kSlotBytes);
   static constexpr int kSlots = kFitting < 4 ? kFitting : 4;
   static constexpr int kSharedBytes = kWarps * kSlots * kSlotBytes;
-  // What is kept leaves the notes of pieces alone.
+  // What is kept leaves the notes of pieces alone. (Queries take half of that.)
   static_assert(kSlots >= 2 && kPieceBytes >= kHeadsPerUnit * kHeadDim * 4);
 };
 
@@ -58,10 +62,7 @@ template <typename Config>
 struct ValueGroups {
   const DecodeArgs& args;
 
-  __device__ int shift() const {
-    constexpr int kSpans = Config::kGroup / format::kTileSpan;
-    return Config::kGroup == 0 ? args.value_group_shift : kSpans >= 8 ? 3 : kSpans >= 4 ? 2 : kSpans >= 2 ? 1 : 0;
-  }
+  __device__ int shift() const { return Config::kGroup == 0 ? args.value_group_shift : Config::kGroupShift; }
   __device__ int count() const { return Config::kChannelSpans >> shift(); }
   __device__ int of(int channel_span) const { return channel_span >> shift(); }
   __device__ bool begins(int channel_span) const { return (channel_span & ((1 << shift()) - 1)) == 0; }

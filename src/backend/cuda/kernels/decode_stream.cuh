@@ -96,6 +96,7 @@ class DecodeStream {
   static constexpr int kValueRows = kPackedStep + 1;
 
   // A slot ends with what its piece is.
+  static_assert(sizeof(Piece) == Config::kNoteBytes);
   __device__ Piece& slot_piece(int slot) const {
     return *reinterpret_cast<Piece*>(slots_ + slot + Config::kPieceBytes);
   }
@@ -207,7 +208,7 @@ class DecodeStream {
         to + Config::kPackedValuesAt + Config::kValueCodes, values + kCodes, in_page, kPageSteps, row, valid, policy);
   }
   __device__ int key_group_shift() const {
-    return Config::kGroup == 0 ? args_.key_group_shift : Config::kGroup >= 128 ? 2 : Config::kGroup >= 64 ? 1 : 0;
+    return Config::kGroup == 0 ? args_.key_group_shift : Config::kGroupShift;
   }
   template <int kBytes>
   __device__ static void copy_chunks(uint32_t to, const std::byte* from, uint64_t policy) {

@@ -1,7 +1,7 @@
 // How the attention of a decode step is shared out. All that a step of the model reads forms one line: sequence after
-// sequence, KV head after KV head (and group of query heads), in steps of up to 32 tokens; each costs the bytes that it
-// reads. Every warp of the grid takes an equal stretch of the line. Lengths live on the device, and are the same for
-// every layer: plan_decode computes the borders once a step of the model.
+// sequence, KV head after KV head (and group of query heads), in steps of up to 32 tokens; each has a price
+// (StepCosts). Every warp of the grid takes an equal stretch of the line. Lengths live on the device, and are the same
+// for every layer: plan_decode computes the borders once a step of the model.
 //
 //   unit     = one sequence, KV head and group of up to 8 query heads:  b * units_per_sequence + head * groups + group
 //   steps of a unit: the sinks, 32 at a time; then the tokens after them, packed, partly packed or in the window

@@ -256,8 +256,8 @@ void require_supported(const StoreKvArgs& args) {
   }
 }
 
-// Heads of an edge block: few, so that they are spread over the device, and more where there are blocks in plenty, for
-// most of a block's time goes by until it knows where its rows are.
+// KV heads of an edge block: few, so that they are spread over the device, and more where there are blocks in plenty,
+// for most of a block's time goes by until it knows where its rows are.
 int edge_heads(int64_t n_heads_of_all, int fewest) {
   constexpr int64_t kPlenty = 1024;
   int heads = fewest;
