@@ -138,7 +138,8 @@ struct AttendArgs {
   AnyView seq_begin;          // [B + 1] i32: rows seq_begin[b] .. seq_begin[b + 1] - 1 are sequence b
   format::KvBatchView cache;  // before this step
   float softmax_scale = 0.0F;
-  AnyView out;  // [N, H, D] act; not q
+  float score_cap = 0.0F;  // above 0: a scaled score s becomes score_cap * tanh(s / score_cap)
+  AnyView out;             // [N, H, D] act; not q
 };
 
 // Stores the new tokens: those that the window policies put into packed pages are quantised there, together with older

@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "format/page_layout.h"
 #include "format/window_policy.h"
@@ -15,6 +16,9 @@ struct KvShape {
   int n_layers = 0;
   int n_kv_heads = 0;
   int head_dim = 0;
+  // Sliding layers attend to the newest `sliding_window` tokens, the attending one among them; the others to all.
+  int64_t sliding_window = 0;
+  std::vector<bool> slides{};  // by layer; empty: none does
 
   int64_t elements_per_token() const { return int64_t{2} * n_layers * n_kv_heads * head_dim; }
 };

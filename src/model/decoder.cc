@@ -42,7 +42,9 @@ Decoder::Decoder(Backend& backend, const ModelWeights& weights) : backend_(&back
 KvShape kv_shape(const ModelConfig& config) {
   return {.n_layers = static_cast<int>(config.n_layers),
           .n_kv_heads = static_cast<int>(config.n_kv_heads),
-          .head_dim = static_cast<int>(config.head_dim)};
+          .head_dim = static_cast<int>(config.head_dim),
+          .sliding_window = config.sliding_window,
+          .slides = config.slides};
 }
 
 void Decoder::reserve(int64_t n_rows, int64_t n_wanted_rows) {

@@ -13,7 +13,7 @@ std::string key(std::string_view name) {
   return fmt::format("tokenizer.ggml.{}", name);
 }
 
-std::vector<TokenType> read_types(const GgufFile& file, size_t n_tokens) {
+std::vector<TokenType> read_types(const ModelFile& file, size_t n_tokens) {
   const std::vector<int64_t>* numbers = file.find_ints(key("token_type"));
   if (numbers == nullptr) return {};
   if (numbers->size() != n_tokens) {
@@ -31,7 +31,7 @@ std::vector<TokenType> read_types(const GgufFile& file, size_t n_tokens) {
   return types;
 }
 
-std::optional<TokenId> read_id(const GgufFile& file, std::string_view name, size_t n_tokens) {
+std::optional<TokenId> read_id(const ModelFile& file, std::string_view name, size_t n_tokens) {
   const std::optional<int64_t> id = file.find_int(key(name));
   if (!id) return std::nullopt;
   if (*id < 0 || std::cmp_greater_equal(*id, n_tokens)) {
@@ -42,7 +42,7 @@ std::optional<TokenId> read_id(const GgufFile& file, std::string_view name, size
 
 }  // namespace
 
-TokenizerSpec read_tokenizer_spec(const GgufFile& file) {
+TokenizerSpec read_tokenizer_spec(const ModelFile& file) {
   TokenizerSpec spec;
   spec.model = file.get_string(key("model"));
   spec.pre = file.find_string(key("pre")).value_or("");

@@ -62,7 +62,7 @@ TEST(TokenizerGolden, SmolLM2) {
     if (is_required) FAIL() << path << " is not there; get it with tools/get-model smollm2-135m";
     GTEST_SKIP() << path << " is not there; get it with tools/get-model smollm2-135m";
   }
-  const GgufFile file(path);
+  const ModelFile file = read_gguf(path);
   TokenizerSpec spec;
   spec.model = file.get_string("tokenizer.ggml.model");
   spec.pre = file.get_string("tokenizer.ggml.pre");
