@@ -1,7 +1,8 @@
 // A small GPU on the CPU: it runs the CUDA backend, compiled by the host's compiler, where there is no GPU.
 //
-// The headers in include/ stand for CUDA's and for the two of backend/cuda/device that C++ cannot be (launch.cuh,
-// ptx.cuh); everything else, kernels and host side, is the backend's own source. What is emulated:
+// The headers in include/ stand for CUDA's and for the two of backend/cuda/device that are not C++ (launch.cuh,
+// ptx.cuh: an instruction that is new there is needed here, too); all else, kernels and host side, is the backend's own
+// source. What is emulated:
 //   threads    a fiber each, all of a block on one host thread; blocks run one after the other, in random order. A
 //              thread runs until it waits for others; who goes on then is random (fixed seed), or the newest or the
 //              oldest of those that can, anew for each block. So what only a barrier keeps apart gets mixed up.
@@ -10,8 +11,8 @@
 //              threads wait for each other
 //   shared     memory of a block: poisoned (0xFF: NaN, the largest code) when it begins, and while an asynchronous copy
 //              may be writing, which is from its start to the wait for it; addresses and alignment are checked
-//   streams    operations wait in a queue until something waits for them; graphs; memory that ends where it was asked
-//              to end, for AddressSanitizer to see
+//   runtime    streams, whose operations wait until something waits for them; graphs; memory that ends where it was
+//              asked to end, for AddressSanitizer to see; one GPU each of the two kinds that kernels know (runtime.cc)
 // What is not: time, caches, banks, registers, fences and the order of memory, threads that run truly at once (so no
 // race between two barriers that only single instructions could show), rounding inside the tensor cores, partial masks,
 // and the difference between memory of the device and of the host.
