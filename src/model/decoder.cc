@@ -144,10 +144,12 @@ void Decoder::normalise(const AnyView& x, const Tensor& weight, const AnyView& o
 }
 
 void Decoder::run_layers(const KvCache& cache, const Extent& extent) {
-  backend_->plan_attend({.seq_begin = cache.seq_begin(extent.n_sequences),
-                         .cache = cache.view(0, extent.n_sequences),
-                         .n_rows = extent.n_rows,
-                         .n_heads = config().n_heads});
+  for (int group = 0; group < cache.n_groups(); ++group) {
+    backend_->plan_attend({.seq_begin = cache.seq_begin(extent.n_sequences),
+                           .cache = cache.view(cache.first_layer(group), extent.n_sequences),
+                           .n_rows = extent.n_rows,
+                           .n_heads = config().n_heads});
+  }
   backend_->embed({.table = weights_->embedding.get(),
                    .tokens = inputs(0, extent.n_rows),
                    .out = activations_.x.rows(extent.n_rows)});
