@@ -226,6 +226,9 @@ struct BackendOptions {
   // Of weights, activations and the cache's window on a GPU: f16 (default) or bf16. Devices of the host compute in f32,
   // with a window in f16.
   std::optional<DType> dtype{};
+  // Of a GPU: a cudaStream_t of the caller's that all operations are asked of. It must outlive the backend. Null: one
+  // of the backend's own.
+  void* stream = nullptr;
 };
 
 // Throws Error{kUnsupported} listing what is there when the device asked for is not.

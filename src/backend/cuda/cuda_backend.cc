@@ -27,8 +27,8 @@ std::string describe(int device) {
 
 class CudaBackend : public Backend {
  public:
-  CudaBackend(int device, DType dtype)
-      : dtype_(dtype), stream_(device), staging_(stream_), linear_(stream_), decode_attention_(stream_) {}
+  CudaBackend(int device, DType dtype, cudaStream_t stream)
+      : dtype_(dtype), stream_(device, stream), staging_(stream_), linear_(stream_), decode_attention_(stream_) {}
 
   BackendInfo info() const override {
     return {fmt::format("cuda:{}", stream_.device()), fmt::format("{}, {}", describe(stream_.device()), name(dtype_)),
@@ -121,8 +121,8 @@ class CudaBackend : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(int device, DType dtype) {
-  return std::make_unique<CudaBackend>(device, dtype);
+std::unique_ptr<Backend> make_backend(int device, DType dtype, cudaStream_t stream) {
+  return std::make_unique<CudaBackend>(device, dtype, stream);
 }
 
 }  // namespace kivi::cuda
