@@ -154,10 +154,12 @@ NormArgs Decoder::norm_args(const NormOf<Tensor>& norm, const AnyView& x, const 
 }
 
 void Decoder::run_layers(const KvCache& cache, const Extent& extent) {
-  backend_->plan_attend({.seq_begin = cache.seq_begin(extent.n_sequences),
-                         .cache = cache.view(0, extent.n_sequences),
-                         .n_rows = extent.n_rows,
-                         .n_heads = config().n_heads});
+  for (int group = 0; group < cache.n_groups(); ++group) {
+    backend_->plan_attend({.seq_begin = cache.seq_begin(extent.n_sequences),
+                           .cache = cache.view(cache.first_layer(group), extent.n_sequences),
+                           .n_rows = extent.n_rows,
+                           .n_heads = config().n_heads});
+  }
   backend_->embed({.table = weights_->embedding.get(),
                    .tokens = inputs(0, extent.n_rows),
                    .out = activations_.x.rows(extent.n_rows),
