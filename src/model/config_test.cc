@@ -224,7 +224,7 @@ TEST(ModelConfig, ReadsRopeVariants) {
 TEST(ModelConfig, NamesTheArchitecturesThereAre) {
   expect_error(TinyModel{.without = {"general.architecture"}}.build().set("general.architecture", "xyz"),
                ErrorCode::kUnsupported,
-               "unknown architecture 'xyz': kivi runs falcon, gemma2, gemma3, llama, phi3, qwen2");
+               "unknown architecture 'xyz': kivi runs falcon, gemma2, gemma3, llama, phi3, qwen2, qwen3");
   expect_corrupt({.without = {"general.architecture"}}, "metadata key 'general.architecture' is missing");
 }
 

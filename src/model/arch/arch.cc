@@ -9,7 +9,7 @@
 namespace kivi {
 
 const Architecture& find_architecture(std::string_view name) {
-  constexpr std::array kArchitectures = {&kFalcon, &kGemma2, &kGemma3, &kLlama, &kPhi3, &kQwen2};
+  constexpr std::array kArchitectures = {&kFalcon, &kGemma2, &kGemma3, &kLlama, &kPhi3, &kQwen2, &kQwen3};
   std::string known;
   for (const Architecture* architecture : kArchitectures) {
     if (architecture->name == name) return *architecture;

@@ -66,6 +66,7 @@ extern const Architecture kGemma3;
 extern const Architecture kLlama;
 extern const Architecture kPhi3;
 extern const Architecture kQwen2;
+extern const Architecture kQwen3;
 
 // The architecture of that name. Throws Error{kUnsupported} that lists those there are.
 const Architecture& find_architecture(std::string_view name);
