@@ -54,19 +54,29 @@ class Weight {
   int64_t cols_;
 };
 
-// out[n, :] = row tokens[n] of the table.
+// out[n, :] = scale * row tokens[n] of the table.
 struct EmbedArgs {
   const Weight* table = nullptr;  // [vocabulary, C]
   AnyView tokens;                 // [N] i32; each in [0, vocabulary)
   AnyView out;                    // [N, C] f32
+  float scale = 1.0F;
 };
 
-// out = x / sqrt(mean(x^2) + epsilon) * weight.
-struct RmsNormArgs {
-  AnyView x;       // [N, C] f32
-  AnyView weight;  // [C] f32
+enum class NormKind : uint8_t {
+  kRms,    // m = 0
+  kLayer,  // m = mean(x)
+};
+
+// out = (x - m) / sqrt(mean((x - m)^2) + epsilon) * weight + bias over the last dimension, or out += that with
+// accumulate: the norm of what goes into a matrix, of each head by itself, or of what is added to the residual stream.
+struct NormArgs {
+  AnyView x;       // [N, C] f32, or [N, heads, C] act
+  AnyView weight;  // [C] f32, or [heads, C]
+  AnyView bias{};  // as weight, or empty
+  NormKind kind = NormKind::kRms;
   float epsilon = 1e-5F;
-  AnyView out;  // [N, C] act; may be x where act is f32
+  AnyView out;              // as x, but act; may be x where it has its dtype
+  bool accumulate = false;  // then x and out are [N, C] f32
 };
 
 // out = x W^T + bias, or out += x W^T + bias with accumulate (a residual connection).
@@ -83,22 +93,34 @@ enum class RopePairing : uint8_t {
   kHalfSplit,    // channels (i, i + n/2)
 };
 
-// Rotates the first 2 * len(inverse_frequency) channels of every head, in place: pair i by positions[n] * f[i] radians.
+// Rotates the first 2 * len(inverse_frequency) channels of every head, in place, pair i by positions[n] * f[i] radians,
+// and scales them.
 struct RopeArgs {
   AnyView x;                  // [N, heads, D] act
   AnyView positions;          // [N] i32
   AnyView inverse_frequency;  // [rotary channels / 2] f32
   RopePairing pairing = RopePairing::kHalfSplit;
+  float scale = 1.0F;
 };
 
-enum class Activation : uint8_t { kSilu, kGeluTanh };
+enum class Activation : uint8_t {
+  kSilu,      // x / (1 + exp(-x))
+  kGelu,      // x times the normal distribution's share below x
+  kGeluTanh,  // the same, by its approximation with tanh
+};
 
-// out = activation(gate) * up.
+// out = activation(gate) * up, or activation(gate) without `up`.
 struct GateArgs {
   AnyView gate;  // [N, C] act
-  AnyView up;    // [N, C] act
+  AnyView up;    // [N, C] act, or empty
   Activation activation = Activation::kSilu;
   AnyView out;  // [N, C] act; may be gate or up
+};
+
+// x = cap * tanh(x / cap).
+struct SoftCapArgs {
+  AnyView x;  // [N, C] f32
+  float cap = 0.0F;
 };
 
 // out[i, :] = x[rows[i], :].
@@ -204,10 +226,11 @@ class Backend {
 
   // Throw Error{kInternal} on shapes that contradict each other, Error{kUnsupported} on a case without a kernel.
   virtual void embed(const EmbedArgs& args) = 0;
-  virtual void rms_norm(const RmsNormArgs& args) = 0;
+  virtual void norm(const NormArgs& args) = 0;
   virtual void linear(const LinearArgs& args) = 0;
   virtual void rope(const RopeArgs& args) = 0;
   virtual void gate(const GateArgs& args) = 0;
+  virtual void soft_cap(const SoftCapArgs& args) = 0;
   virtual void gather(const GatherArgs& args) = 0;
   virtual void argmax(const ArgmaxArgs& args) = 0;
   virtual void convert(const ConvertArgs& args) = 0;

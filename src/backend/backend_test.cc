@@ -7,6 +7,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "backend/backend_tester.h"
 #include "backend/tolerance.h"
@@ -15,7 +16,39 @@
 namespace kivi {
 namespace {
 
-class BackendTest : public BackendTester {};
+class BackendTest : public BackendTester {
+ protected:
+  // The argument of exp in an activation of x.
+  static double exponent_of(Activation activation, double x) {
+    switch (activation) {
+      case Activation::kSilu:
+        return x;
+      case Activation::kGelu:
+        return x * x / 2.0;
+      case Activation::kGeluTanh:
+        return 1.6 * (x + 0.0448 * x * x * x);
+    }
+    return 0.0;
+  }
+  // What a norm's tolerance needs to know of a row.
+  struct RowFacts {
+    double mean_magnitude = 0.0;  // 0 where no mean is taken
+    double scale = 0.0;           // 1 / deviation
+  };
+  static RowFacts facts_of(NormKind kind, std::span<const float> x) {
+    const auto n = static_cast<double>(x.size());
+    RowFacts facts;
+    double mean = 0.0;
+    if (kind == NormKind::kLayer) {
+      for (const float value : x) mean += value / n;
+      for (const float value : x) facts.mean_magnitude += std::abs(value) / n;
+    }
+    double variance = 0.0;
+    for (const float value : x) variance += (value - mean) * (value - mean) / n;
+    facts.scale = 1.0 / std::sqrt(variance + 1e-5);
+    return facts;
+  }
+};
 INSTANTIATE_TEST_SUITE_P(Device, BackendTest, testing::ValuesIn(devices_under_test()), test_name);
 
 TEST_P(BackendTest, GatherCopiesRows) {
@@ -54,36 +87,88 @@ TEST_P(BackendTest, SumWordsReadsEveryWord) {
 
 // ---- Rows reduced ----
 
-TEST_P(BackendTest, RmsNormAgreesWithTheReference) {
-  for (const int64_t n : {1, 2, 200}) {
-    for (const int64_t channels : {1, 3, 16, 31, 576, 1001, 8192}) {
-      const int64_t pad = kPads[(n + channels) % 3];
-      std::vector<float> x = random_values(n * channels);
-      std::vector<float> weight = random_values(channels);
-      std::vector<float> wanted(x.size());
-      reference_->rms_norm({on_host<float, 2>(x, {n, channels}), on_host<float, 1>(weight, {channels}), 1e-5F,
-                            on_host<float, 2>(wanted, {n, channels})});
-      const OnDevice x_device = upload(x, DType::kF32, {n, channels}, pad);
-      const OnDevice weight_device = upload(weight, DType::kF32, {channels});
-      const OnDevice out = poisoned(act_, {n, channels}, pad);
-      backend_->rms_norm({x_device.view, weight_device.view, 1e-5F, out.view});
-      const std::vector<float> got = download(out);
-      for (size_t i = 0; i < got.size(); ++i) {
-        const double error = tolerance::rms_norm(channels, wanted[i]);
-        ASSERT_NEAR(got[i], wanted[i], tolerance::stored(act_, wanted[i], error)) << channels;
+// With a mean beside the deviations, which a LayerNorm takes out.
+TEST_P(BackendTest, NormAgreesWithTheReference) {
+  for (const NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
+    for (const int64_t n : {1, 2, 200}) {
+      for (const int64_t channels : {1, 3, 16, 31, 576, 1001, 8192}) {
+        const int64_t pad = kPads[(n + channels) % 3];
+        const bool has_bias = channels % 2 == 0;
+        std::vector<float> x = random_values(n * channels);
+        for (float& value : x) value += 1.0F;
+        std::vector<float> weight = random_values(channels);
+        std::vector<float> bias = random_values(channels);
+        std::vector<float> wanted(x.size());
+        reference_->norm({.x = on_host<float, 2>(x, {n, channels}),
+                          .weight = on_host<float, 1>(weight, {channels}),
+                          .bias = has_bias ? AnyView(on_host<float, 1>(bias, {channels})) : AnyView(),
+                          .kind = kind,
+                          .out = on_host<float, 2>(wanted, {n, channels})});
+        const OnDevice x_device = upload(x, DType::kF32, {n, channels}, pad);
+        const OnDevice weight_device = upload(weight, DType::kF32, {channels});
+        const OnDevice bias_device = upload(bias, DType::kF32, {channels});
+        const OnDevice out = poisoned(act_, {n, channels}, pad);
+        backend_->norm({.x = x_device.view,
+                        .weight = weight_device.view,
+                        .bias = has_bias ? bias_device.view : AnyView(),
+                        .kind = kind,
+                        .out = out.view});
+        const std::vector<float> got = download(out);
+        const auto width = static_cast<size_t>(channels);
+        RowFacts row;
+        for (size_t i = 0; i < got.size(); ++i) {
+          const size_t c = i % width;
+          if (c == 0) row = facts_of(kind, std::span(x).subspan(i, width));
+          const double error =
+              tolerance::norm(channels, row.mean_magnitude, row.scale * weight[c], has_bias ? bias[c] : 0.0, wanted[i]);
+          ASSERT_NEAR(got[i], wanted[i], tolerance::stored(act_, wanted[i], error)) << channels;
+        }
       }
     }
   }
 }
 
-TEST_P(BackendTest, RmsNormWorksInPlace) {
-  if (act_ != DType::kF32) return;  // out has another dtype
-  const OnDevice x = upload(random_values(3 * 19), DType::kF32, {3, 19}, 2);
-  const OnDevice weight = upload(random_values(19), DType::kF32, {19});
-  const OnDevice out = poisoned(DType::kF32, {3, 19});
-  backend_->rms_norm({x.view, weight.view, 1e-6F, out.view});
-  backend_->rms_norm({x.view, weight.view, 1e-6F, x.view});
-  EXPECT_EQ(download(x), download(out));
+// What lies between the last heads and the next row, values in a model, stays as it was.
+TEST_P(BackendTest, NormOfEachHeadIsInPlace) {
+  for (const int64_t head_dim : {6, 64, 256}) {
+    for (const int64_t pad : kPads) {
+      const std::vector<float> x = random_values(3 * 5 * head_dim, 2.0F, act_);
+      std::vector<float> weight = random_values(5 * head_dim);
+      std::vector<float> wanted = x;
+      const AnyView wanted_view = on_host<float, 3>(wanted, {3, 5, head_dim});
+      reference_->norm({.x = wanted_view, .weight = on_host<float, 2>(weight, {5, head_dim}), .out = wanted_view});
+      const OnDevice out = upload(x, act_, {3, 5, head_dim}, pad);
+      const OnDevice weight_device = upload(weight, DType::kF32, {5, head_dim});
+      backend_->norm({.x = out.view, .weight = weight_device.view, .out = out.view});
+      const std::vector<float> got = download(out);
+      for (size_t i = 0; i < got.size(); ++i) {
+        const double error = tolerance::rms_norm(head_dim, wanted[i]);
+        ASSERT_NEAR(got[i], wanted[i], tolerance::stored(act_, wanted[i], error)) << head_dim;
+      }
+    }
+  }
+}
+
+TEST_P(BackendTest, NormAccumulates) {
+  for (const int64_t channels : {5, 1024}) {
+    std::vector<float> x = random_values(4 * channels);
+    std::vector<float> weight = random_values(channels);
+    const std::vector<float> before = random_values(4 * channels);
+    std::vector<float> wanted = before;
+    reference_->norm({.x = on_host<float, 2>(x, {4, channels}),
+                      .weight = on_host<float, 1>(weight, {channels}),
+                      .out = on_host<float, 2>(wanted, {4, channels}),
+                      .accumulate = true});
+    const OnDevice x_device = upload(x, DType::kF32, {4, channels});
+    const OnDevice weight_device = upload(weight, DType::kF32, {channels});
+    const OnDevice out = upload(before, DType::kF32, {4, channels}, 3);
+    backend_->norm({.x = x_device.view, .weight = weight_device.view, .out = out.view, .accumulate = true});
+    const std::vector<float> got = download(out);
+    for (size_t i = 0; i < got.size(); ++i) {
+      const double added = double{wanted[i]} - before[i];
+      ASSERT_NEAR(got[i], wanted[i], tolerance::rms_norm(channels, added) + 3 * tolerance::kUnit * std::abs(wanted[i]));
+    }
+  }
 }
 
 TEST_P(BackendTest, ArgmaxIsTheFirstOfTheLargest) {
@@ -130,12 +215,13 @@ TEST_P(BackendTest, RopeAgreesWithTheReference) {
         const std::vector<float> x = random_values(5 * 3 * head_dim, 2.0F, act_);
         const OnDevice out = upload(x, act_, {5, 3, head_dim}, pad);
         std::vector<float> wanted = x;
-        backend_->rope({out.view, positions_device.view, frequencies, pairing});
+        const float scale = n_pairs % 2 == 0 ? 1.0F : 1.19F;
+        backend_->rope({out.view, positions_device.view, frequencies, pairing, scale});
         reference_->rope({on_host<float, 3>(wanted, {5, 3, head_dim}), on_host<int32_t, 1>(positions, {5}),
-                          on_host<float, 1>(frequency, {n_pairs}), pairing});
+                          on_host<float, 1>(frequency, {n_pairs}), pairing, scale});
         const std::vector<float> got = download(out);
         for (size_t i = 0; i < got.size(); ++i) {
-          ASSERT_NEAR(got[i], wanted[i], tolerance::stored(act_, wanted[i], tolerance::rope(2.0, 2.0)))
+          ASSERT_NEAR(got[i], wanted[i], tolerance::stored(act_, wanted[i], tolerance::rope(2.0 * scale, 2.0 * scale)))
               << "head_dim " << head_dim << " pairs " << n_pairs << " element " << i;
         }
       }
@@ -145,28 +231,44 @@ TEST_P(BackendTest, RopeAgreesWithTheReference) {
 
 TEST_P(BackendTest, GateAgreesWithTheReference) {
   constexpr int64_t kRows = 40;
-  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+  for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
     for (const float magnitude : {1.0F, 20.0F, 1e4F}) {
       for (const int64_t channels : {1, 15, 64, 1537}) {
         const int64_t pad = kPads[channels % 3];
+        const bool has_up = channels != 15;
         std::vector<float> gate = random_values(kRows * channels, magnitude, act_);
         std::vector<float> up = random_values(kRows * channels, 2.0F, act_);
         std::vector<float> wanted(gate.size());
-        reference_->gate({on_host<float, 2>(gate, {kRows, channels}), on_host<float, 2>(up, {kRows, channels}),
-                          activation, on_host<float, 2>(wanted, {kRows, channels})});
+        reference_->gate({on_host<float, 2>(gate, {kRows, channels}),
+                          has_up ? AnyView(on_host<float, 2>(up, {kRows, channels})) : AnyView(), activation,
+                          on_host<float, 2>(wanted, {kRows, channels})});
         const OnDevice gate_device = upload(gate, act_, {kRows, channels}, pad);
         const OnDevice up_device = upload(up, act_, {kRows, channels}, 8);
+        const AnyView up_view = has_up ? up_device.view : AnyView();
         const OnDevice out = poisoned(act_, {kRows, channels}, pad);
-        backend_->gate({gate_device.view, up_device.view, activation, out.view});
-        backend_->gate({gate_device.view, up_device.view, activation, gate_device.view});
+        backend_->gate({gate_device.view, up_view, activation, out.view});
+        backend_->gate({gate_device.view, up_view, activation, gate_device.view});
         const std::vector<float> got = download(out);
         EXPECT_EQ(download(gate_device), got) << "in place";
         for (size_t i = 0; i < got.size(); ++i) {
-          const double x = gate[i];
-          const double exponent = activation == Activation::kSilu ? x : 1.6 * (x + 0.0448 * x * x * x);
-          ASSERT_NEAR(got[i], wanted[i], tolerance::stored(act_, wanted[i], tolerance::gate(exponent, wanted[i]))) << x;
+          const double error = tolerance::gate(exponent_of(activation, gate[i]), wanted[i]);
+          ASSERT_NEAR(got[i], wanted[i], tolerance::stored(act_, wanted[i], error)) << gate[i];
         }
       }
+    }
+  }
+}
+
+TEST_P(BackendTest, SoftCapAgreesWithTheReference) {
+  for (const float magnitude : {1e-3F, 20.0F, 1e4F}) {
+    for (const int64_t channels : {1, 15, 1024}) {
+      const int64_t pad = kPads[channels % 3];
+      std::vector<float> x = random_values(9 * channels, magnitude);
+      const OnDevice out = upload(x, DType::kF32, {9, channels}, pad);
+      backend_->soft_cap({out.view, 30.0F});
+      reference_->soft_cap({on_host<float, 2>(x, {9, channels}), 30.0F});
+      const std::vector<float> got = download(out);
+      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], x[i], tolerance::soft_cap(x[i])) << x[i];
     }
   }
 }
@@ -223,9 +325,10 @@ TEST_P(BackendTest, NoRowsAreNoWork) {
   OnDevice ids = upload(std::vector<int32_t>{0});
   ids.view.shape[0] = 0;
   backend_->embed({weight.get(), ids.view, x32.view});
-  backend_->rms_norm({x32.view, norm.view, 1e-5F, x.view});
+  backend_->norm({.x = x32.view, .weight = norm.view, .epsilon = 1e-5F, .out = x.view});
   backend_->linear({x.view, weight.get(), {}, out.view});
   backend_->gate({x.view, x.view, Activation::kSilu, x.view});
+  backend_->soft_cap({x32.view, 1.0F});
   backend_->gather({x32.view, ids.view, x32.view});
   backend_->argmax({x32.view, ids.view});
   backend_->convert({x32.view, x.view});
@@ -254,6 +357,11 @@ TEST_P(BackendTest, ShapesThatContradictAreErrors) {
             }),
             ErrorCode::kInternal);
   EXPECT_EQ(error_code_of([&] { backend_->convert({tokens.view, tokens.view}); }), ErrorCode::kUnsupported);
+  const OnDevice x32 = upload(random_values(2 * 64), DType::kF32, {2, 64});
+  const OnDevice weights = upload(random_values(2 * 64), DType::kF32, {2, 64});
+  EXPECT_EQ(error_code_of([&] { backend_->norm({.x = x32.view, .weight = weights.view, .out = x.view}); }),
+            ErrorCode::kInternal);
+  EXPECT_EQ(error_code_of([&] { backend_->soft_cap({x32.view, 0.0F}); }), ErrorCode::kInternal);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "backend/f32_args.h"
 
+#include "backend/norm_args.h"
 #include "backend/require.h"
 
 namespace kivi {
@@ -38,18 +39,23 @@ MappedWeight::MappedWeight(std::span<const WeightView> parts, std::unique_ptr<Bu
 F32Embed typed(const EmbedArgs& args) {
   const std::span<const WeightView> parts = parts_of(args.table);
   require_extent("embed: parts of the table", static_cast<int64_t>(parts.size()), 1);
-  const F32Embed typed{parts.front(), args.tokens.as<const int32_t, 1>(), args.out.as<float, 2>()};
+  const F32Embed typed{parts.front(), args.tokens.as<const int32_t, 1>(), args.out.as<float, 2>(), args.scale};
   require_extent("embed: rows of out", typed.out.shape[0], typed.tokens.shape[0]);
   require_extent("embed: channels of out", typed.out.shape[1], typed.table.cols);
   require_in_range("embed: token", typed.tokens, typed.table.rows);
   return typed;
 }
 
-F32RmsNorm typed(const RmsNormArgs& args) {
-  const F32RmsNorm typed{args.x.as<const float, 2>(), args.weight.as<const float, 1>(), args.epsilon,
-                         args.out.as<float, 2>()};
-  require_same_shape("rms_norm: shape of out", args.out, args.x);
-  require_extent("rms_norm: channels of weight", typed.weight.shape[0], typed.x.shape[1]);
+F32Norm typed(const NormArgs& any) {
+  const NormArgs args = with_heads(any);
+  F32Norm typed{args.x.as<const float, 3>(),
+                args.weight.as<const float, 2>(),
+                {},
+                args.kind,
+                args.epsilon,
+                args.out.as<float, 3>(),
+                args.accumulate};
+  if (!args.bias.empty()) typed.bias = args.bias.as<const float, 2>();
   return typed;
 }
 
@@ -77,7 +83,7 @@ std::vector<F32Linear> typed(const LinearArgs& args) {
 
 F32Rope typed(const RopeArgs& args) {
   const F32Rope typed{args.x.as<float, 3>(), args.positions.as<const int32_t, 1>(),
-                      args.inverse_frequency.as<const float, 1>(), args.pairing};
+                      args.inverse_frequency.as<const float, 1>(), args.pairing, args.scale};
   require_extent("rope: number of positions", typed.positions.shape[0], typed.x.shape[0]);
   if (2 * typed.inverse_frequency.shape[0] > typed.x.shape[2]) {
     fail(ErrorCode::kInternal, "rope: {} frequencies, at most {} fit head_dim {}", typed.inverse_frequency.shape[0],
@@ -87,11 +93,18 @@ F32Rope typed(const RopeArgs& args) {
 }
 
 F32Gate typed(const GateArgs& args) {
-  const F32Gate typed{args.gate.as<const float, 2>(), args.up.as<const float, 2>(), args.activation,
-                      args.out.as<float, 2>()};
-  require_same_shape("gate: shape of up", args.up, args.gate);
+  F32Gate typed{args.gate.as<const float, 2>(), {}, args.activation, args.out.as<float, 2>()};
   require_same_shape("gate: shape of out", args.out, args.gate);
+  if (!args.up.empty()) {
+    typed.up = args.up.as<const float, 2>();
+    require_same_shape("gate: shape of up", args.up, args.gate);
+  }
   return typed;
+}
+
+F32SoftCap typed(const SoftCapArgs& args) {
+  if (!(args.cap > 0)) fail(ErrorCode::kInternal, "soft_cap: {}, must be above 0", args.cap);
+  return {args.x.as<float, 2>(), args.cap};
 }
 
 F32Gather typed(const GatherArgs& args) {

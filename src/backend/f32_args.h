@@ -24,12 +24,16 @@ struct F32Embed {
   WeightView table;
   TensorView<const int32_t, 1> tokens;  // [N], each in the table
   TensorView<float, 2> out;             // [N, C]
+  float scale = 1.0F;
 };
-struct F32RmsNorm {
-  TensorView<const float, 2> x;       // [N, C]
-  TensorView<const float, 1> weight;  // [C]
+struct F32Norm {                      // without heads there is one
+  TensorView<const float, 3> x;       // [N, heads, C]
+  TensorView<const float, 2> weight;  // [heads, C]
+  TensorView<const float, 2> bias;    // [heads, C], or data nullptr
+  NormKind kind;
   float epsilon;
-  TensorView<float, 2> out;  // [N, C]
+  TensorView<float, 3> out;  // [N, heads, C]
+  bool accumulate;
 };
 struct F32Linear {
   TensorView<const float, 2> x;  // [N, cols]
@@ -43,12 +47,17 @@ struct F32Rope {
   TensorView<const int32_t, 1> positions;        // [N]
   TensorView<const float, 1> inverse_frequency;  // [at most D / 2]
   RopePairing pairing;
+  float scale = 1.0F;
 };
 struct F32Gate {
   TensorView<const float, 2> gate;  // [N, C]
-  TensorView<const float, 2> up;    // [N, C]
+  TensorView<const float, 2> up;    // [N, C], or data nullptr
   Activation activation;
   TensorView<float, 2> out;  // [N, C]
+};
+struct F32SoftCap {
+  TensorView<float, 2> x;  // [N, C]
+  float cap;               // above 0
 };
 struct F32Gather {
   TensorView<const float, 2> x;       // [N, C]
@@ -65,10 +74,11 @@ struct F32Convert {
 };
 
 F32Embed typed(const EmbedArgs& args);
-F32RmsNorm typed(const RmsNormArgs& args);
+F32Norm typed(const NormArgs& args);
 std::vector<F32Linear> typed(const LinearArgs& args);  // one for each part of the weight
 F32Rope typed(const RopeArgs& args);
 F32Gate typed(const GateArgs& args);
+F32SoftCap typed(const SoftCapArgs& args);
 F32Gather typed(const GatherArgs& args);
 F32Argmax typed(const ArgmaxArgs& args);
 F32Convert typed(const ConvertArgs& args);  // also Error{kUnsupported} where x is not f32

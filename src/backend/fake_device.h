@@ -87,11 +87,18 @@ class FakeDevice : public Backend {
   void embed(const EmbedArgs& args) override {
     enqueue([this, args] { inner_->embed(args); });
   }
-  void rms_norm(const RmsNormArgs& args) override {
-    require_activation(args.out);
+  void norm(const NormArgs& args) override {
+    for (const AnyView& view : {args.x, args.out}) {
+      if (view.dtype != DType::kF32) require_activation(view);
+    }
+    require(!args.accumulate || args.out.dtype == DType::kF32, "16-bit sums");
     enqueue([this, args] {
+      NormArgs wide = args;
+      const Wide x(args.x, false);
       const Wide out(args.out, true);
-      inner_->rms_norm({args.x, args.weight, args.epsilon, out.view()});
+      wide.x = x.view();
+      wide.out = out.view();
+      inner_->norm(wide);
     });
   }
   void linear(const LinearArgs& args) override {
@@ -108,17 +115,21 @@ class FakeDevice : public Backend {
     require_activation(args.x);
     enqueue([this, args] {
       const Wide x(args.x, true);
-      inner_->rope({x.view(), args.positions, args.inverse_frequency, args.pairing});
+      inner_->rope({x.view(), args.positions, args.inverse_frequency, args.pairing, args.scale});
     });
   }
   void gate(const GateArgs& args) override {
-    for (const AnyView& view : {args.gate, args.up, args.out}) require_activation(view);
+    for (const AnyView& view : {args.gate, args.out}) require_activation(view);
+    if (!args.up.empty()) require_activation(args.up);
     enqueue([this, args] {
       const Wide gate(args.gate, false);
       const Wide up(args.up, false);
       const Wide out(args.out, true);
       inner_->gate({gate.view(), up.view(), args.activation, out.view()});
     });
+  }
+  void soft_cap(const SoftCapArgs& args) override {
+    enqueue([this, args] { inner_->soft_cap(args); });
   }
   void gather(const GatherArgs& args) override {
     enqueue([this, args] { inner_->gather(args); });

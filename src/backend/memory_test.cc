@@ -99,12 +99,12 @@ class RecordingTest : public BackendTester {
 
   void run() {
     backend_->embed({embedding_.get(), tokens_.view, x_.view});
-    backend_->rms_norm({x_.view, norm_.view, 1e-5F, normed_.view});
+    backend_->norm({.x = x_.view, .weight = norm_.view, .epsilon = 1e-5F, .out = normed_.view});
     backend_->linear({normed_.view, up_.get(), bias_.view, wide_.view});
     backend_->gate({wide_.view, wide_.view, Activation::kSilu, wide_.view});
     backend_->linear({wide_.view, down_.get(), {}, x_.view, true});
     backend_->gather({x_.view, order_.view, gathered_.view});
-    backend_->rms_norm({gathered_.view, norm_.view, 1e-5F, normed_.view});
+    backend_->norm({.x = gathered_.view, .weight = norm_.view, .epsilon = 1e-5F, .out = normed_.view});
     backend_->linear({normed_.view, embedding_.get(), {}, logits_.view});
     backend_->argmax({logits_.view, next_.view});
   }

@@ -35,10 +35,11 @@ class NullDevice : public Backend {
     return std::make_unique<NullWeight>(rows, parts.front().cols);
   }
   void embed(const EmbedArgs& /*args*/) override {}
-  void rms_norm(const RmsNormArgs& /*args*/) override {}
+  void norm(const NormArgs& /*args*/) override {}
   void linear(const LinearArgs& /*args*/) override {}
   void rope(const RopeArgs& /*args*/) override {}
   void gate(const GateArgs& /*args*/) override {}
+  void soft_cap(const SoftCapArgs& /*args*/) override {}
   void gather(const GatherArgs& /*args*/) override {}
   void argmax(const ArgmaxArgs& /*args*/) override {}
   void convert(const ConvertArgs& /*args*/) override {}

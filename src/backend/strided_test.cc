@@ -111,8 +111,8 @@ TEST_P(StridedTest, RmsNorm) {
   const Pair x = random(33);
   const Pair out = random(33);
   const Tensor weight = vector(33);
-  backend_->rms_norm({x.dense, weight.view(), 1e-5F, out.dense});
-  backend_->rms_norm({x.wide, weight.view(), 1e-5F, out.wide});
+  backend_->norm({.x = x.dense, .weight = weight.view(), .epsilon = 1e-5F, .out = out.dense});
+  backend_->norm({.x = x.wide, .weight = weight.view(), .epsilon = 1e-5F, .out = out.wide});
   expect_equal(out);
 }
 

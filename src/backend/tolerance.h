@@ -37,13 +37,27 @@ inline double rms_norm(int64_t n, double result) {
   return (0.5 * static_cast<double>(n + 3) + 5.0) * kUnit * std::abs(result) + 1e-37;
 }
 
+// (x - m) * scale + bias: as above, and m is off by a sum's error of its terms, whose mean magnitude is given, 0 where
+// there is no mean; `scale` is weight over deviation.
+inline double norm(int64_t n, double mean_magnitude, double scale, double bias, double result) {
+  const double mean_error = static_cast<double>(n + 2) * kUnit * mean_magnitude;
+  return rms_norm(n, result - bias) + std::abs(scale) * 2.0 * mean_error +
+         2.0 * kUnit * (std::abs(bias) + std::abs(result));
+}
+
+// cap * tanh(x / cap): tanh to 8 units, which is what libraries promise of it, a division and a product.
+inline double soft_cap(double result) {
+  return 12.0 * kUnit * std::abs(result) + 1e-37;
+}
+
 // a cos - b sin: two products, a sum, and cos and sin of the same f32 angle to two units in the last place each.
 inline double rope(double a, double b) {
   return 7.0 * kUnit * (std::abs(a) + std::abs(b)) + 1e-37;
 }
 
 // x / (1 + exp(-v)) * up. exp to 1 ulp (2 units) of an argument that carries up to 4 roundings of its own size (GELU's
-// polynomial), then a sum, a division and a product.
+// polynomial), then a sum, a division and a product. The exact GELU is one of these too: its erfc falls as exp(-x^2/2),
+// is known to 5 units, and its argument is rounded twice.
 inline double gate(double exponent, double result) {
   return (8.0 + 4.0 * std::abs(exponent)) * kUnit * std::abs(result) + 1e-35;
 }

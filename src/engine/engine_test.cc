@@ -220,14 +220,14 @@ TEST_F(EngineTest, RefusesWhatCannotBeServed) {
 TEST_F(EngineTest, AFailedStepEndsItsRequestsAndNoMore) {
   Engine engine = make_engine(parse_kv_config("f16"), {.max_tokens = 64, .max_sequences = 2});
   LayerWeights& layer = session.weights.layers[1];
-  std::swap(layer.qkv, layer.gate_up);  // of another shape: the step fails half way
+  std::swap(layer.qkv, layer.up);  // of another shape: the step fails half way
   engine.submit(request(10, 5, 1));
   engine.submit(request(7, 5, 2));
   for (const auto& [id, outcome] : run(engine)) {
     EXPECT_EQ(outcome.finish.reason, FinishReason::kFailed);
     EXPECT_EQ(outcome.finish.error.value().code(), ErrorCode::kInternal);
   }
-  std::swap(layer.qkv, layer.gate_up);
+  std::swap(layer.qkv, layer.up);
   const Request good = request(10, 5, 1);
   const RequestId id = engine.submit(good);
   EXPECT_EQ(run(engine)[id].tokens, session.continue_greedily(parse_kv_config("f16"), good.prompt, 5));

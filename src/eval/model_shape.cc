@@ -33,7 +33,7 @@ const std::map<std::string, Field>& fields() {
       {"vocab_size", size(&ModelConfig::vocab_size)},
       {"context_length", size(&ModelConfig::context_length, false)},
       {"name", {false, [](ModelConfig& config, const Json& value) { config.name = value.get<std::string>(); }}},
-      {"rms_eps", {false, [](ModelConfig& config, const Json& value) { config.rms_eps = value.get<double>(); }}},
+      {"rms_eps", {false, [](ModelConfig& config, const Json& value) { config.norm_epsilon = value.get<double>(); }}},
       {"rope_base", {false, [](ModelConfig& config, const Json& value) { config.rope.base = value.get<double>(); }}},
       {"tied_output", {false, [](ModelConfig& config, const Json& value) { config.tied_output = value.get<bool>(); }}},
       {"qkv_bias", {false, [](ModelConfig& config, const Json& value) { config.has_qkv_bias = value.get<bool>(); }}},
@@ -51,7 +51,7 @@ ModelConfig from_json(const std::string& path, const Json& json) {
   ModelConfig config;
   config.name = path;
   config.context_length = 4096;
-  config.rms_eps = 1e-5;
+  config.norm_epsilon = 1e-5;
   for (const auto& [key, value] : json.items()) {
     const auto field = fields().find(key);
     if (field == fields().end()) {

@@ -47,10 +47,11 @@ class OperationTape : public Backend {
   }
 
   void embed(const EmbedArgs& args) override { note("embed", &Backend::embed, args); }
-  void rms_norm(const RmsNormArgs& args) override { note("rms_norm", &Backend::rms_norm, args); }
+  void norm(const NormArgs& args) override { note("norm", &Backend::norm, args); }
   void linear(const LinearArgs& args) override { note("linear", &Backend::linear, args); }
   void rope(const RopeArgs& args) override { note("rope", &Backend::rope, args); }
   void gate(const GateArgs& args) override { note("gate", &Backend::gate, args); }
+  void soft_cap(const SoftCapArgs& args) override { note("soft_cap", &Backend::soft_cap, args); }
   void gather(const GatherArgs& args) override { note("gather", &Backend::gather, args); }
   void argmax(const ArgmaxArgs& args) override { note("argmax", &Backend::argmax, args); }
   void convert(const ConvertArgs& args) override { note("convert", &Backend::convert, args); }

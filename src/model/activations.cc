@@ -22,7 +22,8 @@ bool Activations::reserve(Backend& backend, const ModelConfig& c, int64_t rows, 
   qkv = Tensor(backend, act, {rows, (c.n_heads + 2 * c.n_kv_heads) * c.head_dim});
   if (act != stored) kv16 = Tensor(backend, stored, {rows, 2 * c.n_kv_heads * c.head_dim});
   attended = Tensor(backend, act, {rows, c.n_heads * c.head_dim});
-  gate_up = Tensor(backend, act, {std::min(rows, kMlpRows), 2 * c.ffn_size});
+  up = Tensor(backend, act, {std::min(rows, kMlpRows), (c.has_gate ? 2 : 1) * c.ffn_size});
+  if (c.has_post_norms) branch = Tensor(backend, DType::kF32, {rows, c.hidden_size});
   best = Tensor(backend, DType::kI32, {rows});
   if (head_rows > 0) {
     last = Tensor(backend, DType::kF32, {head_rows, c.hidden_size});
@@ -33,7 +34,7 @@ bool Activations::reserve(Backend& backend, const ModelConfig& c, int64_t rows, 
 
 int64_t Activations::size_bytes() const {
   size_t total = 0;
-  for (const Tensor* tensor : {&inputs, &x, &normed, &qkv, &kv16, &attended, &gate_up, &best, &last, &logits}) {
+  for (const Tensor* tensor : {&inputs, &x, &normed, &qkv, &kv16, &attended, &up, &branch, &best, &last, &logits}) {
     total += tensor->size_bytes();
   }
   return static_cast<int64_t>(total);

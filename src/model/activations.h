@@ -25,7 +25,8 @@ struct Activations {
   Tensor qkv;       // [N, (H + 2 K) * D] act
   Tensor kv16;      // [N, 2 K * D]: keys and values as the cache takes them; empty where act is that type
   Tensor attended;  // [N, H * D] act
-  Tensor gate_up;   // [at most kMlpRows, 2 * ffn] act
+  Tensor up;        // [at most kMlpRows, 2 * ffn] act: gate, then up; [.., ffn] without a gate
+  Tensor branch;    // [N, hidden] f32: what attention or MLP gives, where it is normalised; else empty
   Tensor best;      // [N] i32: argmax
 
   Tensor last;    // [M, hidden] f32: rows of x

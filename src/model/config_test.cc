@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
@@ -46,7 +47,7 @@ TEST(ModelConfig, ReadsALlama) {
   EXPECT_EQ(config.ffn_size, 96);
   EXPECT_EQ(config.vocab_size, 50);
   EXPECT_EQ(config.context_length, 256);
-  EXPECT_EQ(config.rms_eps, double{1e-5F});
+  EXPECT_EQ(config.norm_epsilon, double{1e-5F});
   EXPECT_EQ(config.rope.pairing, RopePairing::kInterleaved);
   EXPECT_EQ(config.rope.base, 10000.0);
   EXPECT_EQ(config.rope.n_dims, 24);
@@ -64,6 +65,125 @@ TEST(ModelConfig, ReadsAQwen2) {
   EXPECT_EQ(config.rope.pairing, RopePairing::kHalfSplit);
   EXPECT_FALSE(config.tied_output);
   EXPECT_TRUE(config.has_qkv_bias);
+}
+
+TEST(ModelConfig, ReadsAFalcon) {
+  TinyModel tiny{.architecture = "falcon", .n_kv_heads = 1, .stacked_qkv = true, .shares_norm = true};
+  ModelConfig config = config_of(tiny.build());
+  EXPECT_EQ(config.norm, NormKind::kLayer);
+  EXPECT_TRUE(config.has_norm_bias);
+  EXPECT_TRUE(config.is_parallel);
+  EXPECT_TRUE(config.shares_norm);
+  EXPECT_TRUE(config.stacked_qkv);
+  EXPECT_FALSE(config.has_gate);
+  EXPECT_EQ(config.activation, Activation::kGelu);
+  EXPECT_EQ(config.rope.pairing, RopePairing::kHalfSplit);
+  tiny.shares_norm = false;  // as in the 40B model
+  EXPECT_FALSE(config_of(tiny.build()).shares_norm);
+  tiny.without = {"blk.1.attn_norm_2.weight"};
+  expect_corrupt(tiny, "tensor 'blk.1.attn_norm_2.weight' is missing");
+  tiny.without = {"output_norm.bias"};
+  expect_corrupt(tiny, "tensor 'output_norm.bias' is missing");
+}
+
+TEST(ModelConfig, ReadsAGemma2) {
+  TinyModel tiny{.architecture = "gemma2", .n_layers = 3};
+  ModelConfig config = config_of(tiny.build());  // what the file does not say is as in the published models
+  EXPECT_TRUE(config.has_post_norms);
+  EXPECT_FALSE(config.has_head_norm);
+  EXPECT_EQ(config.activation, Activation::kGeluTanh);
+  EXPECT_EQ(config.embedding_scale, 8.0);
+  EXPECT_FALSE(config.softmax_scale);
+  EXPECT_EQ(config.score_cap, 50.0);
+  EXPECT_EQ(config.logit_cap, 30.0);
+  EXPECT_EQ(config.sliding_window, 4096);
+  EXPECT_EQ(config.slides, (std::vector<bool>{true, false, true}));
+  EXPECT_FALSE(config.sliding_rope);
+
+  config = config_of(tiny.build()
+                         .set("gemma2.attn_logit_softcapping", 5.0F)
+                         .set("gemma2.final_logit_softcapping", 0.0F)
+                         .set("gemma2.attention.sliding_window", 24)
+                         .set("gemma2.attention.scale", 0.25F));
+  EXPECT_EQ(config.score_cap, 5.0);
+  EXPECT_EQ(config.logit_cap, 0.0);
+  EXPECT_EQ(config.sliding_window, 24);
+  EXPECT_EQ(config.softmax_scale, 0.25);
+  tiny.n_layers = 46;
+  EXPECT_EQ(config_of(tiny.build()).softmax_scale, 0.25);  // 1 / sqrt(64 / 4)
+  expect_error(tiny.build().set("gemma2.attn_logit_softcapping", -5.0F), ErrorCode::kCorrupt,
+               "memory: gemma2.attn_logit_softcapping is -5, must be above 0");
+  tiny.without = {"blk.7.post_ffw_norm.weight"};
+  expect_corrupt(tiny, "tensor 'blk.7.post_ffw_norm.weight' is missing");
+}
+
+TEST(ModelConfig, ReadsAGemma3) {
+  const TinyModel tiny{.architecture = "gemma3", .n_layers = 7, .rope_base = 1e6F};
+  const auto with_window = [&] { return tiny.build().set("gemma3.attention.sliding_window", 512); };
+  ModelConfig config = config_of(with_window().set("gemma3.rope.scaling.factor", 8.0F));
+  EXPECT_TRUE(config.has_head_norm);
+  EXPECT_EQ(config.logit_cap, 0.0);
+  EXPECT_EQ(config.slides, (std::vector<bool>{true, true, true, true, true, false, true}));
+  EXPECT_EQ(config.rope.base, 1e6);
+  EXPECT_EQ(config.rope.frequency_scale, 0.125);
+  ASSERT_TRUE(config.sliding_rope);
+  EXPECT_EQ(config.sliding_rope->base, 1e4);
+  EXPECT_EQ(config.sliding_rope->frequency_scale, 1.0);
+  EXPECT_EQ(config.sliding_rope->n_dims, 32);
+
+  const std::string pattern = "gemma3.attention.sliding_window_pattern";
+  EXPECT_EQ(config_of(with_window().set(pattern, 2)).slides,
+            (std::vector<bool>{true, false, true, false, true, false, true}));
+  const std::vector<int32_t> list{0, 1, 1, 0, 0, 0, 1};
+  EXPECT_EQ(config_of(with_window().set(pattern, list)).slides,
+            (std::vector<bool>{false, true, true, false, false, false, true}));
+  expect_error(with_window().set(pattern, std::vector<int32_t>{1, 0}), ErrorCode::kCorrupt,
+               "memory: gemma3.attention.sliding_window_pattern has 2 entries for 7 layers");
+  EXPECT_EQ(config_of(with_window().set("gemma3.rope.freq_base_swa", 2e4F)).sliding_rope->base, 2e4);
+  config = config_of(with_window().set(pattern, 1));
+  EXPECT_EQ(config.sliding_window, 0);
+  EXPECT_TRUE(config.slides.empty());
+  EXPECT_FALSE(config.sliding_rope);
+  EXPECT_TRUE(config_of(tiny.build()).slides.empty());
+}
+
+TEST(ModelConfig, ReadsAPhi3) {
+  const TinyModel tiny{.architecture = "phi3", .stacked_qkv = true};
+  const ModelConfig config = config_of(tiny.build().set("phi3.rope.dimension_count", 24));
+  EXPECT_TRUE(config.stacked_qkv);
+  EXPECT_TRUE(config.has_gate);
+  EXPECT_EQ(config.rope.n_dims, 24);
+  EXPECT_EQ(config.rope.scale, 1.0);
+  EXPECT_EQ(config_of(tiny.build().set("phi3.attention.sliding_window", 0)).sliding_window, 0);
+  EXPECT_EQ(config_of(tiny.build().set("phi3.attention.sliding_window", 37)).slides, (std::vector<bool>{true, true}));
+}
+
+// The extension of 256 tokens' context from 64: only the first 64 are to be had, with the factors for them.
+TEST(ModelConfig, ReadsLongrope) {
+  const TinyModel tiny{.architecture = "phi3", .stacked_qkv = true};
+  const std::vector<float> shorter(16, 1.5F);
+  const std::vector<float> longer(16, 4.0F);
+  const auto extended = [&] {
+    return tiny.build()
+        .add("rope_factors_short.weight", {16}, shorter)
+        .add("rope_factors_long.weight", {16}, longer)
+        .set("phi3.rope.scaling.original_context_length", 64);
+  };
+  ModelConfig config = config_of(extended());
+  EXPECT_EQ(config.rope.frequency_factors, shorter);
+  EXPECT_EQ(config.context_length, 64);
+  EXPECT_DOUBLE_EQ(config.rope.scale, std::sqrt(1.0 + std::log(4.0) / std::log(64.0)));
+  config = config_of(extended().set("phi3.rope.scaling.type", "longrope").set("phi3.rope.scaling.attn_factor", 1.25F));
+  EXPECT_EQ(config.rope.scale, 1.25);
+}
+
+TEST(ModelConfig, BiasesAreAsTheFileHasThem) {
+  ModelConfig config = config_of(TinyModel{.qkv_bias = true, .other_biases = true}.build());
+  EXPECT_TRUE(config.has_qkv_bias);
+  EXPECT_TRUE(config.has_output_bias);
+  EXPECT_TRUE(config.has_mlp_bias);
+  config = config_of(TinyModel().build());
+  EXPECT_FALSE(config.has_qkv_bias || config.has_output_bias || config.has_mlp_bias);
 }
 
 TEST(ModelConfig, FillsInWhatMayBeMissing) {
@@ -89,7 +209,7 @@ TEST(ModelConfig, ReadsRopeVariants) {
                 .rope.frequency_scale,
             1.0);
   expect_error(tiny.build().set("llama.rope.scaling.type", "yarn"), ErrorCode::kUnsupported,
-               "memory: RoPE scaling of type 'yarn'; kivi has none, linear and the factors of Llama 3");
+               "memory: RoPE scaling of type 'yarn'; kivi has none, linear, longrope and the factors of Llama 3");
 
   std::vector<float> factors(16, 2.0F);
   EXPECT_EQ(config_of(tiny.build().add("rope_freqs.weight", {16}, factors)).rope.frequency_factors, factors);
@@ -102,8 +222,9 @@ TEST(ModelConfig, ReadsRopeVariants) {
 }
 
 TEST(ModelConfig, NamesTheArchitecturesThereAre) {
-  expect_error(TinyModel{.architecture = "xyz"}.build(), ErrorCode::kUnsupported,
-               "unknown architecture 'xyz': kivi runs llama, qwen2");
+  expect_error(TinyModel{.without = {"general.architecture"}}.build().set("general.architecture", "xyz"),
+               ErrorCode::kUnsupported,
+               "unknown architecture 'xyz': kivi runs falcon, gemma2, gemma3, llama, phi3, qwen2, qwen3");
   expect_corrupt({.without = {"general.architecture"}}, "metadata key 'general.architecture' is missing");
 }
 
@@ -114,7 +235,7 @@ TEST(ModelConfig, ChecksItsNumbers) {
   expect_corrupt({.n_heads = 3, .n_kv_heads = 3, .without = {"llama.attention.key_length"}},
                  "hidden size 64 is not a multiple of 3 heads, and llama.attention.key_length is missing");
   expect_corrupt({.context_length = -1}, "llama.context_length is -1, must be 1 to 2147483647");
-  expect_corrupt({.rms_eps = 0.0F}, "llama.attention.layer_norm_rms_epsilon is 0, must be above 0");
+  expect_corrupt({.epsilon = 0.0F}, "llama.attention.layer_norm_rms_epsilon is 0, must be above 0");
   expect_corrupt({.rope_base = INFINITY}, "llama.rope.freq_base is inf, must be above 0");
   expect_corrupt({.head_dim = 15}, "RoPE turns 15 dimensions, must be even and at most the head's 15");
   expect_error(TinyModel().build().set("llama.rope.dimension_count", 34), ErrorCode::kCorrupt,

@@ -35,6 +35,11 @@ int64_t padded_batch(int64_t n, int64_t most) {
   return std::min(kivi::padded_batch(n), most);
 }
 
+float softmax_scale(const ModelConfig& config) {
+  if (config.softmax_scale) return static_cast<float>(*config.softmax_scale);
+  return 1.0F / std::sqrt(static_cast<float>(config.head_dim));
+}
+
 }  // namespace
 
 Decoder::Decoder(Backend& backend, const ModelWeights& weights) : backend_(&backend), weights_(&weights) {}
@@ -139,8 +144,13 @@ void Decoder::upload(const KvCache& cache, const DecoderStep& step, int64_t n_ro
   backend_->copy_to_device(activations_.inputs.view().data, host_inputs_.data(), host_inputs_.size() * sizeof(int32_t));
 }
 
-void Decoder::normalise(const AnyView& x, const Tensor& weight, const AnyView& out) {
-  backend_->rms_norm({.x = x, .weight = weight.view(), .epsilon = static_cast<float>(config().rms_eps), .out = out});
+NormArgs Decoder::norm_args(const NormOf<Tensor>& norm, const AnyView& x, const AnyView& out) const {
+  return {.x = x,
+          .weight = norm.weight.view(),
+          .bias = norm.bias.view(),
+          .kind = config().norm,
+          .epsilon = static_cast<float>(config().norm_epsilon),
+          .out = out};
 }
 
 void Decoder::run_layers(const KvCache& cache, const Extent& extent) {
@@ -152,14 +162,27 @@ void Decoder::run_layers(const KvCache& cache, const Extent& extent) {
   }
   backend_->embed({.table = weights_->embedding.get(),
                    .tokens = inputs(0, extent.n_rows),
-                   .out = activations_.x.rows(extent.n_rows)});
-  for (int layer = 0; layer < config().n_layers; ++layer) {
-    attention(layer, cache, extent);
-    mlp(layer, extent.n_rows);
-  }
+                   .out = activations_.x.rows(extent.n_rows),
+                   .scale = static_cast<float>(config().embedding_scale)});
+  for (int layer = 0; layer < config().n_layers; ++layer) run_layer(layer, cache, extent);
 }
 
-void Decoder::attention(int layer, const KvCache& cache, const Extent& extent) {
+void Decoder::run_layer(int layer, const KvCache& cache, const Extent& extent) {
+  const LayerWeights& w = weights_->layers[static_cast<size_t>(layer)];
+  const AnyView x = activations_.x.rows(extent.n_rows);
+  const AnyView normed = activations_.normed.rows(extent.n_rows);
+  const auto norm_for_mlp = [&] {
+    if (!config().shares_norm) backend_->norm(norm_args(w.mlp_norm, x, normed));
+  };
+  backend_->norm(norm_args(w.attention_norm, x, normed));
+  attend(layer, cache, extent);
+  if (config().is_parallel) norm_for_mlp();  // while x is what the layer takes
+  add(activations_.attended.rows(extent.n_rows), w.output, w.post_attention_norm, 0);
+  if (!config().is_parallel) norm_for_mlp();
+  add_mlp(layer, extent.n_rows);
+}
+
+void Decoder::attend(int layer, const KvCache& cache, const Extent& extent) {
   const ModelConfig& c = config();
   const LayerWeights& w = weights_->layers[static_cast<size_t>(layer)];
   const Activations& a = activations_;
@@ -167,14 +190,11 @@ void Decoder::attention(int layer, const KvCache& cache, const Extent& extent) {
   const int64_t q_columns = c.n_heads * c.head_dim;
   const int64_t k_columns = c.n_kv_heads * c.head_dim;
   const AnyView qkv = a.qkv.rows(n);
-  const AnyView attended = a.attended.rows(n);
 
-  normalise(a.x.rows(n), w.attention_norm, a.normed.rows(n));
-  backend_->linear({.x = a.normed.rows(n), .weight = w.qkv.get(), .bias = w.qkv_bias.view(), .out = qkv});
-  backend_->rope({.x = as_heads(column_range(qkv, 0, q_columns + k_columns), c.head_dim),
-                  .positions = inputs(n, n),
-                  .inverse_frequency = weights_->inverse_frequency.view(),
-                  .pairing = c.rope.pairing});
+  backend_->linear({.x = a.normed.rows(n), .weight = w.qkv.matrix.get(), .bias = w.qkv.bias.view(), .out = qkv});
+  const AnyView q_and_k = as_heads(column_range(qkv, 0, q_columns + k_columns), c.head_dim);
+  if (c.has_head_norm) backend_->norm(norm_args(w.head_norm, q_and_k, q_and_k));
+  rotate(layer, q_and_k, n);
   AnyView kv = column_range(qkv, q_columns, 2 * k_columns);
   if (!a.kv16.view().empty()) {
     backend_->convert({.x = kv, .out = a.kv16.rows(n)});
@@ -189,27 +209,56 @@ void Decoder::attention(int layer, const KvCache& cache, const Extent& extent) {
                     .new_values = new_values,
                     .seq_begin = seq_begin,
                     .cache = view,
-                    .softmax_scale = 1.0F / std::sqrt(static_cast<float>(c.head_dim)),
-                    .out = as_heads(attended, c.head_dim)});
+                    .softmax_scale = softmax_scale(c),
+                    .score_cap = static_cast<float>(c.score_cap),
+                    .out = as_heads(a.attended.rows(n), c.head_dim)});
   backend_->store_kv({.new_keys = new_keys, .new_values = new_values, .seq_begin = seq_begin, .cache = view});
-  backend_->linear({.x = attended, .weight = w.output.get(), .bias = {}, .out = a.x.rows(n), .accumulate = true});
 }
 
-void Decoder::mlp(int layer, int64_t n) {
+void Decoder::rotate(int layer, const AnyView& q_and_k, int64_t n) {
+  const ModelConfig& c = config();
+  const bool own = c.sliding_rope && c.slides[static_cast<size_t>(layer)];
+  const RopeConfig& rope = own ? *c.sliding_rope : c.rope;
+  backend_->rope({.x = q_and_k,
+                  .positions = inputs(n, n),
+                  .inverse_frequency = (own ? weights_->sliding_inverse_frequency : weights_->inverse_frequency).view(),
+                  .pairing = rope.pairing,
+                  .scale = static_cast<float>(rope.scale)});
+}
+
+void Decoder::add_mlp(int layer, int64_t n) {
   const LayerWeights& w = weights_->layers[static_cast<size_t>(layer)];
   const Activations& a = activations_;
-  normalise(a.x.rows(n), w.mlp_norm, a.normed.rows(n));
+  const int64_t width = config().ffn_size;
   for (int64_t begin = 0; begin < n; begin += Activations::kMlpRows) {
     const int64_t rows = std::min(Activations::kMlpRows, n - begin);
-    const AnyView gate_up = a.gate_up.rows(rows);
-    const AnyView gate = column_range(gate_up, 0, config().ffn_size);
-    const AnyView up = column_range(gate_up, config().ffn_size, config().ffn_size);
-    backend_->linear(
-        {.x = row_range(a.normed.view(), begin, rows), .weight = w.gate_up.get(), .bias = {}, .out = gate_up});
-    backend_->gate({.gate = gate, .up = up, .out = gate});
-    backend_->linear(
-        {.x = gate, .weight = w.down.get(), .bias = {}, .out = row_range(a.x.view(), begin, rows), .accumulate = true});
+    const AnyView both = a.up.rows(rows);
+    const AnyView first = column_range(both, 0, width);
+    backend_->linear({.x = row_range(a.normed.view(), begin, rows),
+                      .weight = w.up.matrix.get(),
+                      .bias = w.up.bias.view(),
+                      .out = both});
+    backend_->gate({.gate = first,
+                    .up = config().has_gate ? column_range(both, width, width) : AnyView(),
+                    .activation = config().activation,
+                    .out = first});
+    add(first, w.down, w.post_mlp_norm, begin);
   }
+}
+
+void Decoder::add(const AnyView& x, const LinearOf<std::unique_ptr<Weight>, Tensor>& linear, const NormOf<Tensor>& norm,
+                  int64_t first_row) {
+  const AnyView sum = row_range(activations_.x.view(), first_row, x.shape[0]);
+  const AnyView branch = config().has_post_norms ? activations_.branch.rows(x.shape[0]) : sum;
+  backend_->linear({.x = x,
+                    .weight = linear.matrix.get(),
+                    .bias = linear.bias.view(),
+                    .out = branch,
+                    .accumulate = !config().has_post_norms});
+  if (!config().has_post_norms) return;
+  NormArgs args = norm_args(norm, branch, sum);
+  args.accumulate = true;
+  backend_->norm(args);
 }
 
 // Calls use(first, logits) for the logits of all rows, some rows[first], rows[first + 1] ... at a time. device_rows
@@ -227,12 +276,13 @@ void Decoder::for_logits(std::span<const int32_t> rows, const AnyView& device_ro
       x = a.last.rows(n);
       backend_->gather({.x = a.x.view(), .rows = part_rows, .out = x});
     }
-    normalise(x, weights_->output_norm, a.normed.rows(n));
+    backend_->norm(norm_args(weights_->output_norm, x, a.normed.rows(n)));
     backend_->linear({.x = a.normed.rows(n), .weight = &weights_->head(), .bias = {}, .out = a.logits.rows(n)});
     use(first, a.logits.rows(n));
   }
 }
 
+// Capped logits have the same argmax.
 void Decoder::choose(std::span<const int32_t> rows, const AnyView& device_rows) {
   for_logits(rows, device_rows, [&](int64_t first, const AnyView& logits) {
     AnyView best = offset(activations_.best.view(), first);
@@ -245,6 +295,7 @@ void Decoder::fetch_logits(std::span<const int32_t> rows, const AnyView& device_
   const auto width = static_cast<size_t>(config().vocab_size);
   host_logits_.resize(rows.size() * width);
   for_logits(rows, device_rows, [&](int64_t first, const AnyView& logits) {
+    if (config().logit_cap > 0) backend_->soft_cap({.x = logits, .cap = static_cast<float>(config().logit_cap)});
     backend_->copy_to_host(host_logits_.data() + static_cast<size_t>(first) * width, logits.data,
                            static_cast<size_t>(logits.shape[0]) * width * sizeof(float));
   });

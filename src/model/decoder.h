@@ -81,10 +81,14 @@ class Decoder {
   AnyView inputs(int64_t begin, int64_t n) const;
 
   void run_layers(const KvCache& cache, const Extent& extent);
-  // Both add to the residual stream.
-  void attention(int layer, const KvCache& cache, const Extent& extent);
-  void mlp(int layer, int64_t n_rows);
-  void normalise(const AnyView& x, const Tensor& weight, const AnyView& out);
+  void run_layer(int layer, const KvCache& cache, const Extent& extent);
+  void attend(int layer, const KvCache& cache, const Extent& extent);  // from `normed` to `attended`
+  void rotate(int layer, const AnyView& q_and_k, int64_t n_rows);
+  void add_mlp(int layer, int64_t n_rows);  // of `normed`
+  // Adds x W^T + bias to rows of the residual stream, normalised first where the model has a norm for it.
+  void add(const AnyView& x, const LinearOf<std::unique_ptr<Weight>, Tensor>& linear, const NormOf<Tensor>& norm,
+           int64_t first_row);
+  NormArgs norm_args(const NormOf<Tensor>& norm, const AnyView& x, const AnyView& out) const;
 
   void choose(std::span<const int32_t> rows, const AnyView& device_rows);
   void fetch_logits(std::span<const int32_t> rows, const AnyView& device_rows);

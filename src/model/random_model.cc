@@ -26,7 +26,7 @@ ModelConfig to_config(const Sizes& sizes) {
   config.ffn_size = sizes.ffn_size;
   config.vocab_size = sizes.vocab_size;
   config.context_length = sizes.context_length;
-  config.rms_eps = 1e-5;
+  config.norm_epsilon = 1e-5;
   config.rope.base = sizes.rope_base;
   config.rope.n_dims = config.head_dim;
   return config;
@@ -47,16 +47,21 @@ void check(const ModelConfig& c) {
   }
 }
 
-class Maker {
+class RandomSource : public WeightSource {
  public:
-  explicit Maker(Backend& backend) : backend_(backend) {}
+  explicit RandomSource(Backend& backend) : backend_(backend) {}
 
   // Of a size that keeps activations near 1.
-  std::unique_ptr<Weight> matrix(int64_t rows, int64_t cols) {
+  std::unique_ptr<Weight> matrix(const TensorStack& stack) override {
+    int64_t rows = 0;
+    for (const TensorSpec& spec : stack) rows += spec.rows;
+    const int64_t cols = stack.front().cols;
     return backend_.random_weight(rows, cols, std::sqrt(3.0F / static_cast<float>(cols)), next_seed_++);
   }
-  Tensor ones(int64_t n) const { return upload_vector(backend_, std::vector<float>(static_cast<size_t>(n), 1.0F)); }
-  Tensor zeros(int64_t n) const { return upload_vector(backend_, std::vector<float>(static_cast<size_t>(n))); }
+  // Norms that only normalise, biases that add nothing.
+  std::vector<float> vector(const TensorSpec& spec) override {
+    return std::vector<float>(static_cast<size_t>(spec.cols), spec.name.ends_with(".bias") ? 0.0F : 1.0F);
+  }
 
  private:
   Backend& backend_;
@@ -75,13 +80,12 @@ std::span<const ModelConfig> known_shapes() {
   return shapes;
 }
 
-int64_t random_weight_bytes(const ModelConfig& c) {
-  const int64_t q = c.n_heads * c.head_dim;
-  const int64_t qkv = q + 2 * c.n_kv_heads * c.head_dim;
-  const int64_t layer = (qkv + q + 3 * c.ffn_size) * c.hidden_size;
-  const int64_t vocabulary = (c.tied_output ? 1 : 2) * c.vocab_size * c.hidden_size;
-  const int64_t vectors = c.n_layers * (2 * c.hidden_size + (c.has_qkv_bias ? qkv : 0)) + c.hidden_size;
-  return 2 * (c.n_layers * layer + vocabulary) + 4 * vectors;
+int64_t random_weight_bytes(const ModelConfig& config) {
+  int64_t bytes = 0;
+  for (const TensorSpec& spec : all_of(model_tensors(config))) {
+    bytes += spec.rows * spec.cols * static_cast<int64_t>(spec.rows == 1 ? sizeof(float) : sizeof(Half));
+  }
+  return bytes;
 }
 
 std::unique_ptr<Model> open_random_model(const ModelConfig& config) {
@@ -94,29 +98,9 @@ std::unique_ptr<Model> open_random_model(const ModelConfig& config) {
   return model;
 }
 
-ModelWeights random_weights(Backend& backend, const ModelConfig& c) {
-  const int64_t q = c.n_heads * c.head_dim;
-  const int64_t qkv = q + 2 * c.n_kv_heads * c.head_dim;
-
-  Maker make(backend);
-  ModelWeights weights;
-  weights.config = c;
-  weights.embedding = make.matrix(c.vocab_size, c.hidden_size);
-  weights.output_norm = make.ones(c.hidden_size);
-  if (!c.tied_output) weights.output = make.matrix(c.vocab_size, c.hidden_size);
-  weights.inverse_frequency = upload_vector(backend, inverse_frequencies(c.rope));
-  for (int64_t i = 0; i < c.n_layers; ++i) {
-    LayerWeights layer;
-    layer.attention_norm = make.ones(c.hidden_size);
-    layer.qkv = make.matrix(qkv, c.hidden_size);
-    if (c.has_qkv_bias) layer.qkv_bias = make.zeros(qkv);
-    layer.output = make.matrix(c.hidden_size, q);
-    layer.mlp_norm = make.ones(c.hidden_size);
-    layer.gate_up = make.matrix(2 * c.ffn_size, c.hidden_size);
-    layer.down = make.matrix(c.hidden_size, c.ffn_size);
-    weights.layers.push_back(std::move(layer));
-  }
-  return weights;
+ModelWeights random_weights(Backend& backend, const ModelConfig& config) {
+  RandomSource source(backend);
+  return make_weights(backend, config, source);
 }
 
 }  // namespace kivi

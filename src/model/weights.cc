@@ -3,56 +3,79 @@
 #include <cmath>
 #include <initializer_list>
 #include <span>
-#include <string>
-
-#include "core/error.h"
 
 namespace kivi {
 namespace {
 
-class Loader {
+class FileSource : public WeightSource {
  public:
-  Loader(Backend& backend, const ModelFile& file) : backend_(backend), file_(file) {}
+  FileSource(Backend& backend, const ModelFile& file) : backend_(backend), file_(file) {}
 
-  // The rows of several matrices, one after the other.
-  std::unique_ptr<Weight> matrix(std::initializer_list<std::string> names) const {
+  std::unique_ptr<Weight> matrix(const TensorStack& stack) override {
     std::vector<WeightView> parts;
-    for (const std::string& name : names) parts.push_back(file_.tensor(name).view);
+    for (const TensorSpec& spec : stack) parts.push_back(file_.tensor(spec.name).view);
     return backend_.load_weight(parts);
   }
-  std::unique_ptr<Weight> matrix(std::string_view name) const { return backend_.load_weight(file_.tensor(name).view); }
-
-  Tensor vector(std::string_view name) const {
-    std::vector<float> values;
-    append(file_.tensor(name).view, values);
-    return upload_vector(backend_, values);
-  }
-
-  // The biases of stacked matrices: zeros for one that the file does not have, empty if it has none of them.
-  struct Bias {
-    std::string name;
-    int64_t n;
-  };
-  Tensor bias(std::initializer_list<Bias> biases) const {
-    std::vector<float> values;
-    bool any = false;
-    for (const Bias& bias : biases) {
-      const ModelTensor* tensor = file_.find_tensor(bias.name);
-      if (tensor != nullptr) append(tensor->view, values);
-      if (tensor == nullptr) values.resize(values.size() + static_cast<size_t>(bias.n));
-      any = any || tensor != nullptr;
-    }
-    return any ? upload_vector(backend_, values) : Tensor();
+  std::vector<float> vector(const TensorSpec& spec) override {
+    const WeightView& view = file_.tensor(spec.name).view;
+    std::vector<float> values(static_cast<size_t>(view.cols));
+    decode_row(view, 0, values);
+    return values;
   }
 
  private:
-  static void append(const WeightView& vector, std::vector<float>& values) {
-    values.resize(values.size() + static_cast<size_t>(vector.cols));
-    decode_row(vector, 0, std::span(values).last(static_cast<size_t>(vector.cols)));
+  Backend& backend_;
+  const ModelFile& file_;
+};
+
+// From what a model consists of to its weights.
+class Maker {
+ public:
+  Maker(Backend& backend, WeightSource& source) : backend_(backend), source_(source) {}
+
+  std::unique_ptr<Weight> matrix(const TensorStack& stack) { return stack.empty() ? nullptr : source_.matrix(stack); }
+  Tensor vector(const TensorStack& stack) {
+    const std::vector<float> values = elements(stack);
+    return values.empty() ? Tensor() : upload(values, {std::ssize(values)});
+  }
+  Tensor upload(const std::vector<float>& values, std::initializer_list<int64_t> shape) {
+    Tensor out(backend_, DType::kF32, shape);
+    backend_.copy_to_device(out.view().data, values.data(), values.size() * sizeof(float));
+    return out;
+  }
+
+  NormOf<Tensor> norm(const NormOf<TensorStack>& of) { return {.weight = vector(of.weight), .bias = vector(of.bias)}; }
+  NormOf<Tensor> norm_of_heads(const NormOf<TensorStack>& of) {
+    if (of.weight.empty()) return {};
+    return {.weight = upload(elements(of.weight), {std::ssize(of.weight), of.weight.front().cols}), .bias = {}};
+  }
+  LinearOf<std::unique_ptr<Weight>, Tensor> linear(const LinearOf<TensorStack, TensorStack>& of) {
+    return {.matrix = matrix(of.matrix), .bias = vector(of.bias)};
+  }
+  LayerWeights layer(const LayerTensors& of) {
+    return {.attention_norm = norm(of.attention_norm),
+            .qkv = linear(of.qkv),
+            .head_norm = norm_of_heads(of.head_norm),
+            .output = linear(of.output),
+            .post_attention_norm = norm(of.post_attention_norm),
+            .mlp_norm = norm(of.mlp_norm),
+            .up = linear(of.up),
+            .down = linear(of.down),
+            .post_mlp_norm = norm(of.post_mlp_norm)};
+  }
+
+ private:
+  std::vector<float> elements(const TensorStack& stack) {
+    std::vector<float> values;
+    for (const TensorSpec& spec : stack) {
+      const std::vector<float> part = source_.vector(spec);
+      values.insert(values.end(), part.begin(), part.end());
+    }
+    return values;
   }
 
   Backend& backend_;
-  const ModelFile& file_;
+  WeightSource& source_;
 };
 
 }  // namespace
@@ -67,35 +90,26 @@ std::vector<float> inverse_frequencies(const RopeConfig& rope) {
   return out;
 }
 
-Tensor upload_vector(Backend& backend, const std::vector<float>& values) {
-  Tensor out(backend, DType::kF32, {std::ssize(values)});
-  backend.copy_to_device(out.view().data, values.data(), values.size() * sizeof(float));
-  return out;
+ModelWeights make_weights(Backend& backend, const ModelConfig& config, WeightSource& source) {
+  const ModelTensors tensors = model_tensors(config);
+  Maker make(backend, source);
+  ModelWeights weights;
+  weights.config = config;
+  weights.embedding = make.matrix(tensors.embedding);
+  weights.output_norm = make.norm(tensors.output_norm);
+  weights.output = make.matrix(tensors.output);
+  const auto upload_rope = [&](const RopeConfig& rope) {
+    return make.upload(inverse_frequencies(rope), {rope.n_dims / 2});
+  };
+  weights.inverse_frequency = upload_rope(config.rope);
+  if (config.sliding_rope) weights.sliding_inverse_frequency = upload_rope(*config.sliding_rope);
+  for (const LayerTensors& layer : tensors.layers) weights.layers.push_back(make.layer(layer));
+  return weights;
 }
 
 ModelWeights load_weights(Backend& backend, const ModelFile& file, const ModelConfig& config) {
-  const TensorNames& names = config.architecture->names;
-  const Loader load(backend, file);
-  const int64_t q = config.n_heads * config.head_dim;
-  const int64_t kv = config.n_kv_heads * config.head_dim;
-  ModelWeights weights;
-  weights.config = config;
-  weights.embedding = load.matrix(names.token_embd);
-  weights.output_norm = load.vector(names.output_norm);
-  if (!config.tied_output) weights.output = load.matrix(names.output);
-  weights.inverse_frequency = upload_vector(backend, inverse_frequencies(config.rope));
-  for (int64_t i = 0; i < config.n_layers; ++i) {
-    LayerWeights layer;
-    layer.attention_norm = load.vector(names.attn_norm(i));
-    layer.qkv = load.matrix({names.attn_q(i), names.attn_k(i), names.attn_v(i)});
-    layer.qkv_bias = load.bias({{names.attn_q_bias(i), q}, {names.attn_k_bias(i), kv}, {names.attn_v_bias(i), kv}});
-    layer.output = load.matrix(names.attn_output(i));
-    layer.mlp_norm = load.vector(names.ffn_norm(i));
-    layer.gate_up = load.matrix({names.ffn_gate(i), names.ffn_up(i)});
-    layer.down = load.matrix(names.ffn_down(i));
-    weights.layers.push_back(std::move(layer));
-  }
-  return weights;
+  FileSource source(backend, file);
+  return make_weights(backend, config, source);
 }
 
 }  // namespace kivi

@@ -8,35 +8,32 @@
 #include "backend/tensor.h"
 #include "io/model_file.h"
 #include "model/config.h"
+#include "model/tensors.h"
 
 namespace kivi {
 
-struct LayerWeights {
-  Tensor attention_norm;            // [hidden]
-  std::unique_ptr<Weight> qkv;      // [(H + 2 K) * D, hidden]: q, then k, then v
-  Tensor qkv_bias;                  // [(H + 2 K) * D]; empty where the model has none
-  std::unique_ptr<Weight> output;   // [hidden, H * D]
-  Tensor mlp_norm;                  // [hidden]
-  std::unique_ptr<Weight> gate_up;  // [2 * ffn, hidden]: gate, then up
-  std::unique_ptr<Weight> down;     // [hidden, ffn]
-};
+using LayerWeights = LayerOf<std::unique_ptr<Weight>, Tensor>;
 
-struct ModelWeights {
+struct ModelWeights : ModelOf<std::unique_ptr<Weight>, Tensor> {
   ModelConfig config;
-  std::unique_ptr<Weight> embedding;  // [vocabulary, hidden]
-  std::vector<LayerWeights> layers;
-  Tensor output_norm;              // [hidden]
-  std::unique_ptr<Weight> output;  // [vocabulary, hidden]; null where it is tied to the embedding
-  Tensor inverse_frequency;        // [rotary channels / 2]
+  Tensor inverse_frequency;          // [rotary channels / 2]
+  Tensor sliding_inverse_frequency;  // of layers that slide; absent where it is the same
 
   const Weight& head() const { return output ? *output : *embedding; }
 };
 
-// inverse_frequency of a model, and any vector, on the backend.
-std::vector<float> inverse_frequencies(const RopeConfig& rope);
-Tensor upload_vector(Backend& backend, const std::vector<float>& values);
+// Where weights come from.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  virtual std::unique_ptr<Weight> matrix(const TensorStack& stack) = 0;  // of one tensor at least
+  virtual std::vector<float> vector(const TensorSpec& spec) = 0;
+};
+ModelWeights make_weights(Backend& backend, const ModelConfig& config, WeightSource& source);
 
-// Checks every shape against the configuration; throws Error{kCorrupt} naming the tensor.
+std::vector<float> inverse_frequencies(const RopeConfig& rope);
+
+// Throws Error{kCorrupt} naming a tensor that the file does not have.
 ModelWeights load_weights(Backend& backend, const ModelFile& file, const ModelConfig& config);
 
 }  // namespace kivi

@@ -17,6 +17,8 @@ double activate(Activation activation, double x) {
   switch (activation) {
     case Activation::kSilu:
       return x * logistic(x);
+    case Activation::kGelu:
+      return 0.5 * x * std::erfc(-x / std::numbers::sqrt2);
     case Activation::kGeluTanh:  // (1 + tanh(u)) / 2 is logistic(2u), and does not cancel
       return x * logistic(2.0 * std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x));
   }
@@ -34,18 +36,31 @@ void convert_to(const TensorView<const float, 2>& x, const TensorView<T, 2>& out
 
 void embed(const F32Embed& args) {
   for (int64_t n = 0; n < args.tokens.shape[0]; ++n) {
-    decode_row(args.table, args.tokens[n], {args.out[n].data, static_cast<size_t>(args.table.cols)});
+    const std::span<float> row{args.out[n].data, static_cast<size_t>(args.table.cols)};
+    decode_row(args.table, args.tokens[n], row);
+    for (float& value : row) value *= args.scale;
   }
 }
 
-void rms_norm(const F32RmsNorm& args) {
-  const int64_t n_channels = args.x.shape[1];
-  for (int64_t n = 0; n < args.x.shape[0]; ++n) {
+void norm(const F32Norm& args) {
+  const int64_t n_channels = args.x.shape[2];
+  const auto mean_over = [&](const auto& value_of) {
     double sum = 0.0;
-    for (int64_t c = 0; c < n_channels; ++c) sum += double{args.x(n, c)} * args.x(n, c);
-    const double scale = 1.0 / std::sqrt(sum / static_cast<double>(n_channels) + args.epsilon);
-    for (int64_t c = 0; c < n_channels; ++c) {
-      args.out(n, c) = static_cast<float>(args.x(n, c) * scale * args.weight[c]);
+    for (int64_t c = 0; c < n_channels; ++c) sum += value_of(c);
+    return sum / static_cast<double>(n_channels);
+  };
+  for (int64_t n = 0; n < args.x.shape[0]; ++n) {
+    for (int64_t head = 0; head < args.x.shape[1]; ++head) {
+      const TensorView<const float, 1> x = args.x[n][head];
+      const double mean = args.kind == NormKind::kLayer ? mean_over([&](int64_t c) { return double{x[c]}; }) : 0.0;
+      const double variance = mean_over([&](int64_t c) { return (x[c] - mean) * (x[c] - mean); });
+      const double scale = 1.0 / std::sqrt(variance + args.epsilon);
+      for (int64_t c = 0; c < n_channels; ++c) {
+        double result = (x[c] - mean) * scale * args.weight(head, c);
+        if (args.bias.data != nullptr) result += args.bias(head, c);
+        if (args.accumulate) result += args.out(n, head, c);
+        args.out(n, head, c) = static_cast<float>(result);
+      }
     }
   }
 }
@@ -70,8 +85,8 @@ void rope(const F32Rope& args) {
     for (int64_t head = 0; head < args.x.shape[1]; ++head) {
       for (int64_t i = 0; i < n_pairs; ++i) {
         const float angle = static_cast<float>(args.positions[n]) * args.inverse_frequency[i];
-        const double cosine = std::cos(double{angle});
-        const double sine = std::sin(double{angle});
+        const double cosine = args.scale * std::cos(double{angle});
+        const double sine = args.scale * std::sin(double{angle});
         float& a = args.x(n, head, interleaved ? 2 * i : i);
         float& b = args.x(n, head, interleaved ? 2 * i + 1 : i + n_pairs);
         const double rotated_a = a * cosine - b * sine;
@@ -86,7 +101,16 @@ void rope(const F32Rope& args) {
 void gate(const F32Gate& args) {
   for (int64_t n = 0; n < args.gate.shape[0]; ++n) {
     for (int64_t c = 0; c < args.gate.shape[1]; ++c) {
-      args.out(n, c) = static_cast<float>(activate(args.activation, args.gate(n, c)) * args.up(n, c));
+      const double factor = args.up.data != nullptr ? args.up(n, c) : 1.0;
+      args.out(n, c) = static_cast<float>(activate(args.activation, args.gate(n, c)) * factor);
+    }
+  }
+}
+
+void soft_cap(const F32SoftCap& args) {
+  for (int64_t n = 0; n < args.x.shape[0]; ++n) {
+    for (int64_t c = 0; c < args.x.shape[1]; ++c) {
+      args.x(n, c) = static_cast<float>(args.cap * std::tanh(double{args.x(n, c)} / args.cap));
     }
   }
 }

@@ -6,10 +6,11 @@
 namespace kivi::reference {
 
 void embed(const F32Embed& args);
-void rms_norm(const F32RmsNorm& args);
+void norm(const F32Norm& args);
 void linear(const F32Linear& args);
 void rope(const F32Rope& args);
 void gate(const F32Gate& args);
+void soft_cap(const F32SoftCap& args);
 void gather(const F32Gather& args);
 void argmax(const F32Argmax& args);
 void convert(const F32Convert& args);

@@ -32,10 +32,11 @@ class CpuBackend : public HostBackend {
   }
 
   void embed(const EmbedArgs& args) override { cpu::embed(typed(args), isa_, n_threads_); }
-  void rms_norm(const RmsNormArgs& args) override { cpu::rms_norm(typed(args), isa_, n_threads_); }
+  void norm(const NormArgs& args) override { cpu::norm(typed(args), isa_, n_threads_); }
   void linear(const LinearArgs& args) override { cpu::linear(typed(args), isa_, n_threads_); }
   void rope(const RopeArgs& args) override { cpu::rope(typed(args), isa_, n_threads_); }
   void gate(const GateArgs& args) override { cpu::gate(typed(args), isa_, n_threads_); }
+  void soft_cap(const SoftCapArgs& args) override { cpu::soft_cap(typed(args), isa_, n_threads_); }
   void gather(const GatherArgs& args) override { cpu::gather(typed(args)); }
   void argmax(const ArgmaxArgs& args) override { cpu::argmax(typed(args), n_threads_); }
   void convert(const ConvertArgs& args) override { cpu::convert(typed(args), isa_, n_threads_); }

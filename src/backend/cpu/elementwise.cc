@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numbers>
 
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/targets.h"
@@ -20,11 +21,23 @@
 #define KIVI_BACKEND_CPU_ELEMENTWISE_KERNELS_
 namespace kivi::cpu {
 
+struct NormRow {
+  const float* x;
+  const float* weight;
+  const float* bias;  // or nullptr
+  float* out;
+  size_t n;
+  NormKind kind;
+  float epsilon;
+  bool accumulate;
+};
+
 // Kernels of one row of n elements.
 struct ElementwiseKernels {
-  void (*rms_norm)(const float* x, const float* weight, float epsilon, size_t n, float* out);
-  void (*silu)(const float* gate, const float* up, size_t n, float* out);
+  void (*norm)(const NormRow& row);
+  void (*silu)(const float* gate, const float* up, size_t n, float* out);  // `up` may be nullptr
   void (*gelu_tanh)(const float* gate, const float* up, size_t n, float* out);
+  void (*soft_cap)(float* x, float cap, size_t n);
   // n pairs; pair i by the angle of cosine[i], sine[i].
   void (*rotate_interleaved)(float* x, const float* cosine, const float* sine, size_t n);
   void (*rotate_half_split)(float* x, const float* cosine, const float* sine, size_t n);
@@ -63,17 +76,31 @@ HWY_INLINE void store(F32Vec v, float* p, size_t count) {
   }
 }
 
-void rms_norm(const float* x, const float* weight, float epsilon, size_t n, float* out) {
+void norm(const NormRow& row) {
   const F32Tag d;
+  F32Vec mean = hn::Zero(d);
+  if (row.kind == NormKind::kLayer) {
+    F32Vec sum = hn::Zero(d);
+    for (size_t i = 0; i < row.n; i += kLanes) sum = hn::Add(sum, load(row.x + i, row.n - i));
+    mean = hn::Div(hn::SumOfLanes(d, sum), hn::Set(d, static_cast<float>(row.n)));
+  }
+  const auto deviation = [&](size_t i) HWY_ATTR {
+    const F32Vec v = hn::Sub(load(row.x + i, row.n - i), mean);
+    return row.n - i >= kLanes ? v : hn::IfThenElseZero(hn::FirstN(d, row.n - i), v);
+  };
   F32Vec squares = hn::Zero(d);
-  for (size_t i = 0; i < n; i += kLanes) {
-    const F32Vec v = load(x + i, n - i);
+  for (size_t i = 0; i < row.n; i += kLanes) {
+    const F32Vec v = deviation(i);
     squares = hn::MulAdd(v, v, squares);
   }
   const float sum = hn::GetLane(hn::SumOfLanes(d, squares));
-  const F32Vec scale = hn::Set(d, 1.0F / std::sqrt(sum / static_cast<float>(n) + epsilon));
-  for (size_t i = 0; i < n; i += kLanes) {
-    store(hn::Mul(hn::Mul(load(x + i, n - i), scale), load(weight + i, n - i)), out + i, n - i);
+  const F32Vec scale = hn::Set(d, 1.0F / std::sqrt(sum / static_cast<float>(row.n) + row.epsilon));
+  for (size_t i = 0; i < row.n; i += kLanes) {
+    const size_t count = row.n - i;
+    F32Vec v = hn::Mul(hn::Mul(deviation(i), scale), load(row.weight + i, count));
+    if (row.bias != nullptr) v = hn::Add(v, load(row.bias + i, count));
+    if (row.accumulate) v = hn::Add(v, load(row.out + i, count));
+    store(v, row.out + i, count);
   }
 }
 
@@ -93,15 +120,27 @@ HWY_INLINE F32Vec activate_gelu_tanh(F32Vec x) {
   return hn::Div(x, hn::Add(hn::Set(d, 1.0F), hn::Exp(d, exponent)));
 }
 
-void silu(const float* gate, const float* up, size_t n, float* out) {
+template <typename Activate>
+HWY_INLINE void gate_row(const float* gate, const float* up, size_t n, float* out, Activate activate) {
   for (size_t i = 0; i < n; i += kLanes) {
-    store(hn::Mul(activate_silu(load(gate + i, n - i)), load(up + i, n - i)), out + i, n - i);
+    const F32Vec v = activate(load(gate + i, n - i));
+    store(up != nullptr ? hn::Mul(v, load(up + i, n - i)) : v, out + i, n - i);
   }
 }
 
+void silu(const float* gate, const float* up, size_t n, float* out) {
+  gate_row(gate, up, n, out, [](F32Vec x) HWY_ATTR { return activate_silu(x); });
+}
+
 void gelu_tanh(const float* gate, const float* up, size_t n, float* out) {
+  gate_row(gate, up, n, out, [](F32Vec x) HWY_ATTR { return activate_gelu_tanh(x); });
+}
+
+void soft_cap(float* x, float cap, size_t n) {
+  const F32Tag d;
   for (size_t i = 0; i < n; i += kLanes) {
-    store(hn::Mul(activate_gelu_tanh(load(gate + i, n - i)), load(up + i, n - i)), out + i, n - i);
+    const F32Vec v = hn::Div(load(x + i, n - i), hn::Set(d, cap));
+    store(hn::Mul(hn::Tanh(d, v), hn::Set(d, cap)), x + i, n - i);
   }
 }
 
@@ -173,7 +212,7 @@ void to_bfloat16(const float* x, size_t n, BFloat16* out) {
 }  // namespace
 
 constexpr ElementwiseKernels kElementwiseKernels{
-    &rms_norm, &silu, &gelu_tanh, &rotate_interleaved, &rotate_half_split, &to_half, &to_bfloat16,
+    &norm, &silu, &gelu_tanh, &soft_cap, &rotate_interleaved, &rotate_half_split, &to_half, &to_bfloat16,
 };
 
 }  // namespace HWY_NAMESPACE
@@ -186,6 +225,26 @@ namespace {
 
 const ElementwiseKernels& kernels(Isa isa) {
   KIVI_RETURN_FOR_ISA(isa, kElementwiseKernels);
+}
+
+// No vectors: erfc is none of Highway's, and the models that have it spend their time elsewhere.
+void gelu(const float* gate, const float* up, size_t n, float* out) {
+  for (size_t i = 0; i < n; ++i) {
+    const float factor = up != nullptr ? up[i] : 1.0F;
+    out[i] = 0.5F * gate[i] * std::erfc(-gate[i] / std::numbers::sqrt2_v<float>) * factor;
+  }
+}
+
+auto gate_kernel(Activation activation, Isa isa) {
+  switch (activation) {
+    case Activation::kSilu:
+      return kernels(isa).silu;
+    case Activation::kGelu:
+      return &gelu;
+    case Activation::kGeluTanh:
+      return kernels(isa).gelu_tanh;
+  }
+  fail(ErrorCode::kInternal, "activation {} is not in the table", static_cast<int>(activation));
 }
 
 // Calls body(n) for every row of a [N, C] operation; threads share them where there is work for more than one.
@@ -207,20 +266,31 @@ void convert_rows(const F32Convert& args, int n_threads, void (*convert_row)(con
 
 }  // namespace
 
-void rms_norm(const F32RmsNorm& args, Isa isa, int n_threads) {
-  const auto n_channels = args.x.shape[1];
-  for_each_row(n_threads, args.x.shape[0], n_channels, [&](int64_t n) {
-    kernels(isa).rms_norm(args.x[n].data, args.weight.data, args.epsilon, static_cast<size_t>(n_channels),
-                          args.out[n].data);
+void norm(const F32Norm& args, Isa isa, int n_threads) {
+  const auto n_heads = args.x.shape[1];
+  const auto n_channels = args.x.shape[2];
+  const auto kernel = kernels(isa).norm;
+  for_each_row(n_threads, args.x.shape[0], n_heads * n_channels, [&](int64_t n) {
+    for (int64_t head = 0; head < n_heads; ++head) {
+      kernel({args.x[n][head].data, args.weight[head].data, args.bias.data != nullptr ? args.bias[head].data : nullptr,
+              args.out[n][head].data, static_cast<size_t>(n_channels), args.kind, args.epsilon, args.accumulate});
+    }
   });
 }
 
 void gate(const F32Gate& args, Isa isa, int n_threads) {
   const auto n_channels = args.gate.shape[1];
-  const auto kernel = args.activation == Activation::kSilu ? kernels(isa).silu : kernels(isa).gelu_tanh;
+  const auto kernel = gate_kernel(args.activation, isa);
   for_each_row(n_threads, args.gate.shape[0], n_channels, [&](int64_t n) {
-    kernel(args.gate[n].data, args.up[n].data, static_cast<size_t>(n_channels), args.out[n].data);
+    const float* up = args.up.data != nullptr ? args.up[n].data : nullptr;
+    kernel(args.gate[n].data, up, static_cast<size_t>(n_channels), args.out[n].data);
   });
+}
+
+void soft_cap(const F32SoftCap& args, Isa isa, int n_threads) {
+  const auto kernel = kernels(isa).soft_cap;
+  for_each_row(n_threads, args.x.shape[0], args.x.shape[1],
+               [&](int64_t n) { kernel(args.x[n].data, args.cap, static_cast<size_t>(args.x.shape[1])); });
 }
 
 void rope(const F32Rope& args, Isa isa, int n_threads) {
@@ -232,8 +302,8 @@ void rope(const F32Rope& args, Isa isa, int n_threads) {
     float* sine = cosine + n_pairs;
     for (size_t i = 0; i < n_pairs; ++i) {
       const float angle = static_cast<float>(args.positions[n]) * args.inverse_frequency.data[i];
-      cosine[i] = std::cos(angle);
-      sine[i] = std::sin(angle);
+      cosine[i] = args.scale * std::cos(angle);
+      sine[i] = args.scale * std::sin(angle);
     }
     for (int64_t head = 0; head < args.x.shape[1]; ++head) kernel(args.x[n][head].data, cosine, sine, n_pairs);
   });

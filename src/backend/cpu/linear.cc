@@ -452,7 +452,10 @@ void embed(const F32Embed& args, Isa isa, int n_threads) {
   constexpr int64_t kChunkTokens = 64;
   parallel_for(n_threads, args.tokens.shape[0], kChunkTokens, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      kernels.decode_row(args.table, args.tokens[n], args.out.data + n * args.out.stride[0]);
+      float* row = args.out.data + n * args.out.stride[0];
+      kernels.decode_row(args.table, args.tokens[n], row);
+      if (args.scale == 1.0F) continue;
+      std::for_each_n(row, args.table.cols, [&](float& value) { value *= args.scale; });
     }
   });
 }

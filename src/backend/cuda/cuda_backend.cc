@@ -73,10 +73,11 @@ class CudaBackend : public Backend {
   }
 
   void embed(const EmbedArgs& args) override { cuda::embed(args, stream_.enter()); }
-  void rms_norm(const RmsNormArgs& args) override { cuda::rms_norm(args, stream_.enter()); }
+  void norm(const NormArgs& args) override { cuda::norm(args, stream_.enter()); }
   void linear(const LinearArgs& args) override { linear_.run(args); }
   void rope(const RopeArgs& args) override { cuda::rope(args, stream_.enter()); }
   void gate(const GateArgs& args) override { cuda::gate(args, stream_.enter()); }
+  void soft_cap(const SoftCapArgs& args) override { cuda::soft_cap(args, stream_.enter()); }
   void gather(const GatherArgs& args) override { cuda::gather(args, stream_.enter()); }
   void argmax(const ArgmaxArgs& args) override { cuda::argmax(args, stream_.enter()); }
   void convert(const ConvertArgs& args) override { cuda::convert(args, stream_.enter()); }

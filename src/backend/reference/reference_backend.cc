@@ -13,12 +13,13 @@ class ReferenceBackend : public HostBackend {
   BackendInfo info() const override { return {"reference", "scalar code in double precision, 1 thread", 1}; }
 
   void embed(const EmbedArgs& args) override { reference::embed(typed(args)); }
-  void rms_norm(const RmsNormArgs& args) override { reference::rms_norm(typed(args)); }
+  void norm(const NormArgs& args) override { reference::norm(typed(args)); }
   void linear(const LinearArgs& args) override {
     for (const F32Linear& part : typed(args)) reference::linear(part);
   }
   void rope(const RopeArgs& args) override { reference::rope(typed(args)); }
   void gate(const GateArgs& args) override { reference::gate(typed(args)); }
+  void soft_cap(const SoftCapArgs& args) override { reference::soft_cap(typed(args)); }
   void gather(const GatherArgs& args) override { reference::gather(typed(args)); }
   void argmax(const ArgmaxArgs& args) override { reference::argmax(typed(args)); }
   void convert(const ConvertArgs& args) override { reference::convert(typed(args)); }

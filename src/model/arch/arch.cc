@@ -1,18 +1,15 @@
 #include "model/arch/arch.h"
 
 #include <array>
+#include <string>
 
 #include "core/error.h"
 #include "io/quoted.h"
 
 namespace kivi {
 
-std::string LayerTensorName::operator()(int64_t layer) const {
-  return fmt::format("blk.{}.{}", layer, suffix);
-}
-
 const Architecture& find_architecture(std::string_view name) {
-  constexpr std::array kArchitectures = {&kLlama, &kQwen2};
+  constexpr std::array kArchitectures = {&kFalcon, &kGemma2, &kGemma3, &kLlama, &kPhi3, &kQwen2, &kQwen3};
   std::string known;
   for (const Architecture* architecture : kArchitectures) {
     if (architecture->name == name) return *architecture;

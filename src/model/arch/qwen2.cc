@@ -3,6 +3,6 @@
 namespace kivi {
 
 // Qwen2 and Qwen2.5: q, k and v have biases.
-constinit const Architecture kQwen2{.name = "qwen2", .rope_pairing = RopePairing::kHalfSplit};
+constinit const Architecture kQwen2{.name = "qwen2"};
 
 }  // namespace kivi

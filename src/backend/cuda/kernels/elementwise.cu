@@ -49,13 +49,14 @@ void run_for_each(const Operation& operation, std::initializer_list<AnyView> vie
 
 // ---- Rows of a table ----
 
-// out[row] = table[ids[row]].
+// out[row] = scale * table[ids[row]].
 template <typename T>
 struct TakeRows {
   Rows<const T> table;
   int64_t n_table_rows;
   const int32_t* ids;
   Rows<float> out;
+  float scale = 1.0F;
 
   template <int Width>
   __device__ void run(int64_t row, int64_t column) const {
@@ -63,6 +64,7 @@ struct TakeRows {
     float values[Width];
     if (id >= 0 && id < n_table_rows) {
       load(table.at(id, column), values);
+      for (float& value : values) value *= scale;
     } else {
       for (float& value : values) value = NAN;
     }
@@ -110,6 +112,10 @@ struct Silu {
   __device__ float operator()(float x) const { return logistic_product(x, x); }
 };
 
+struct Gelu {
+  __device__ float operator()(float x) const { return x * normcdff(x); }
+};
+
 // x/2 (1 + tanh(u)) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3).
 struct GeluTanh {
   __device__ float operator()(float x) const {
@@ -133,6 +139,27 @@ struct Gate {
     for (int i = 0; i < Width; ++i) values[i] = Activate()(values[i]) * factors[i];
     store(values, out.at(row, column));
   }
+};
+
+// Without a second operand.
+template <typename T, typename Activate>
+struct Apply {
+  Rows<const T> x;
+  Rows<T> out;
+  Activate activate;
+
+  template <int Width>
+  __device__ void run(int64_t row, int64_t column) const {
+    float values[Width];
+    load(x.at(row, column), values);
+    for (float& value : values) value = activate(value);
+    store(values, out.at(row, column));
+  }
+};
+
+struct SoftCap {
+  float cap;
+  __device__ float operator()(float x) const { return cap * tanhf(x / cap); }
 };
 
 // ---- Rope ----
@@ -180,13 +207,17 @@ __device__ void store_pairs(const float (&a)[Width], const float (&b)[Width], T*
 template <int Width, RopePairing Pairing, typename T>
 __global__ void __launch_bounds__(kThreads)
     rotate(T* x, int64_t row_stride, int64_t head_stride, int n_heads, const int32_t* positions,
-           const float* inverse_frequency, int n_pairs) {
+           const float* inverse_frequency, float scale, int n_pairs) {
   T* token = x + blockIdx.x * row_stride;
   const auto position = static_cast<float>(positions[blockIdx.x]);
   for (int pair = threadIdx.x * Width; pair < n_pairs; pair += blockDim.x * Width) {
     float sine[Width];
     float cosine[Width];
-    for (int i = 0; i < Width; ++i) sincosf(position * inverse_frequency[pair + i], &sine[i], &cosine[i]);
+    for (int i = 0; i < Width; ++i) {
+      sincosf(position * inverse_frequency[pair + i], &sine[i], &cosine[i]);
+      sine[i] *= scale;
+      cosine[i] *= scale;
+    }
     for (int head = threadIdx.y; head < n_heads; head += blockDim.y) {
       T* channels = token + head * head_stride;
       float a[Width];
@@ -211,7 +242,7 @@ void launch_rotate(const RopeArgs& args, cudaStream_t stream) {
   launch("rope", rotate<Width, Pairing, T>, static_cast<unsigned>(args.x.shape[0]), dim3(threads_x, threads_y), 0,
          stream, static_cast<T*>(args.x.data), args.x.stride[0], args.x.stride[1], n_heads,
          static_cast<const int32_t*>(args.positions.data), static_cast<const float*>(args.inverse_frequency.data),
-         n_pairs);
+         args.scale, n_pairs);
 }
 
 template <RopePairing Pairing, typename T>
@@ -237,7 +268,7 @@ void embed(const EmbedArgs& args, cudaStream_t stream) {
   with_16_bits(table.dtype(), "embed", [&](auto element) {
     using T = decltype(element);
     const TensorView<const T, 2> rows(static_cast<const T*>(table.data()), {table.rows(), table.cols()});
-    run_for_each<4>(TakeRows<T>{Rows<const T>(rows), table.rows(), tokens.data, Rows<float>(args.out)},
+    run_for_each<4>(TakeRows<T>{Rows<const T>(rows), table.rows(), tokens.data, Rows<float>(args.out), args.scale},
                     {args.out, rows}, "embed", stream);
   });
 }
@@ -274,23 +305,38 @@ void add_bias(const AnyView& out, const AnyView& bias, cudaStream_t stream) {
 }
 
 void gate(const GateArgs& args, cudaStream_t stream) {
-  require_same_shape("gate: shape of up", args.up, args.gate);
+  const bool has_up = !args.up.empty();
   require_same_shape("gate: shape of out", args.out, args.gate);
+  if (has_up) require_same_shape("gate: shape of up", args.up, args.gate);
   with_16_bits(args.gate.dtype, "gate", [&](auto element) {
     using T = decltype(element);
     const Rows<const T> gate(args.gate.as<T, 2>());
-    const Rows<const T> up(args.up.as<T, 2>());
     const Rows<T> out(args.out.as<T, 2>());
-    const auto run = [&](const auto& operation) {
-      run_for_each<8>(operation, {args.gate, args.up, args.out}, "gate", stream);
+    const auto run = [&](auto activate) {
+      using Activate = decltype(activate);
+      if (has_up) {
+        const Gate<T, Activate> operation{gate, Rows<const T>(args.up.as<T, 2>()), out};
+        run_for_each<8>(operation, {args.gate, args.up, args.out}, "gate", stream);
+      } else {
+        run_for_each<8>(Apply<T, Activate>{gate, out, activate}, {args.gate, args.out}, "gate", stream);
+      }
     };
     switch (args.activation) {
       case Activation::kSilu:
-        return run(Gate<T, Silu>{gate, up, out});
+        return run(Silu());
+      case Activation::kGelu:
+        return run(Gelu());
       case Activation::kGeluTanh:
-        return run(Gate<T, GeluTanh>{gate, up, out});
+        return run(GeluTanh());
     }
   });
+}
+
+void soft_cap(const SoftCapArgs& args, cudaStream_t stream) {
+  if (!(args.cap > 0)) fail(ErrorCode::kInternal, "soft_cap: {}, must be above 0", args.cap);
+  const Rows<float> x(args.x.as<float, 2>());
+  run_for_each<4>(Apply<float, SoftCap>{Rows<const float>(x.data, x.stride), x, {args.cap}}, {args.x}, "soft_cap",
+                  stream);
 }
 
 void rope(const RopeArgs& args, cudaStream_t stream) {

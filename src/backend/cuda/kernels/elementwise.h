@@ -12,6 +12,7 @@ namespace kivi::cuda {
 void embed(const EmbedArgs& args, cudaStream_t stream);
 void rope(const RopeArgs& args, cudaStream_t stream);
 void gate(const GateArgs& args, cudaStream_t stream);
+void soft_cap(const SoftCapArgs& args, cudaStream_t stream);
 void gather(const GatherArgs& args, cudaStream_t stream);  // a row that is not there becomes NaN
 void convert(const ConvertArgs& args, cudaStream_t stream);
 // out[n, :] += bias, rounded to the dtype of out [N, C]; bias [C] f32, which linear() has checked.

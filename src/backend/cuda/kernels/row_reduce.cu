@@ -1,12 +1,12 @@
 // Reductions of rows. Grid: a block takes one row; its threads go over the row, `Width` neighbours at a time (16 bytes
-// where views allow it), and meet in a reduction through registers and one word of shared memory a warp. rms_norm reads
-// its row twice, the second time from the cache.
+// where views allow it), and meet in a reduction through registers and one word of shared memory a warp. norm has a row
+// for every head of a token; it reads it twice, or with its mean three times, from the cache but for the first.
 #include <algorithm>
 
 #include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/kernels/row_reduce.h"
 #include "backend/cuda/kernels/vector.cuh"
-#include "backend/require.h"
+#include "backend/norm_args.h"
 
 namespace kivi::cuda {
 namespace {
@@ -15,8 +15,8 @@ constexpr int kWarp = 32;
 constexpr int kMostThreads = 1024;
 constexpr int kWide = 4;
 
-// The values of all threads joined, in every thread. Once a kernel; the block is whole warps.
-template <typename T, typename Join>
+// The values of all threads joined, in every thread. Once a kernel for each Use; the block is whole warps.
+template <int Use = 0, typename T, typename Join>
 __device__ T block_reduce(T value, T neutral, Join join) {
   __shared__ T of_warp[kMostThreads / kWarp];
   const auto over_warp = [&](T v) {
@@ -30,27 +30,59 @@ __device__ T block_reduce(T value, T neutral, Join join) {
   return over_warp(lane < blockDim.x / kWarp ? of_warp[lane] : neutral);
 }
 
-template <int Width, typename T>
-__global__ void __launch_bounds__(kMostThreads) normalise(const float* x, int64_t x_stride, const float* weight,
-                                                          float epsilon, T* out, int64_t out_stride, int n_columns) {
-  x += blockIdx.x * x_stride;
-  out += blockIdx.x * out_stride;
+// What a norm works on: x and out [tokens, heads, columns], weight and bias [heads, columns].
+template <typename From, typename To>
+struct NormRows {
+  const From* x;
+  int64_t x_stride, x_head_stride;
+  const float* weight;
+  const float* bias;  // or nullptr
+  int64_t weight_stride;
+  To* out;
+  int64_t out_stride, out_head_stride;
+  int n_columns;
+  float epsilon;
+};
+
+// Grid: (token, head). Accumulates into the f32 residual stream if asked to.
+template <int Width, NormKind Kind, bool Accumulate, typename From, typename To>
+__global__ void __launch_bounds__(kMostThreads) normalise(NormRows<From, To> rows) {
+  const From* x = rows.x + blockIdx.x * rows.x_stride + blockIdx.y * rows.x_head_stride;
+  To* out = rows.out + blockIdx.x * rows.out_stride + blockIdx.y * rows.out_head_stride;
+  const float* weight = rows.weight + blockIdx.y * rows.weight_stride;
   const int first = threadIdx.x * Width;
   const int step = blockDim.x * Width;
-  float squares = 0.0F;
-  for (int column = first; column < n_columns; column += step) {
-    float values[Width];
-    load(x + column, values);
-    for (const float value : values) squares += value * value;
+  const auto sum_of = [&](auto value_of) {
+    float sum = 0.0F;
+    for (int column = first; column < rows.n_columns; column += step) {
+      float values[Width];
+      load(x + column, values);
+      for (const float value : values) sum += value_of(value);
+    }
+    return sum;
+  };
+  const auto add = [](float a, float b) { return a + b; };
+  const auto n = static_cast<float>(rows.n_columns);
+  float mean = 0.0F;
+  if constexpr (Kind == NormKind::kLayer) {
+    mean = block_reduce<1>(sum_of([](float value) { return value; }), 0.0F, add) / n;
   }
-  squares = block_reduce(squares, 0.0F, [](float a, float b) { return a + b; });
-  const float scale = 1.0F / sqrtf(squares / static_cast<float>(n_columns) + epsilon);
-  for (int column = first; column < n_columns; column += step) {
+  const float squares = sum_of([&](float value) { return (value - mean) * (value - mean); });
+  const float scale = 1.0F / sqrtf(block_reduce(squares, 0.0F, add) / n + rows.epsilon);
+  for (int column = first; column < rows.n_columns; column += step) {
     float values[Width];
-    float weights[Width];
+    float operand[Width];
     load(x + column, values);
-    load(weight + column, weights);
-    for (int i = 0; i < Width; ++i) values[i] = values[i] * scale * weights[i];
+    load(weight + column, operand);
+    for (int i = 0; i < Width; ++i) values[i] = (values[i] - mean) * scale * operand[i];
+    if (rows.bias != nullptr) {
+      load(rows.bias + blockIdx.y * rows.weight_stride + column, operand);
+      for (int i = 0; i < Width; ++i) values[i] += operand[i];
+    }
+    if constexpr (Accumulate) {
+      load(out + column, operand);
+      for (int i = 0; i < Width; ++i) values[i] += operand[i];
+    }
     store(values, out + column);
   }
 }
@@ -87,22 +119,43 @@ unsigned threads_for(int64_t n_columns, int width, int most) {
   return static_cast<unsigned>(std::clamp<int64_t>((n + kWarp - 1) / kWarp * kWarp, kWarp, most));
 }
 
+// Shapes checked: the kernel of two dtypes.
+template <bool Accumulate, typename From, typename To>
+void launch_norm(const NormArgs& args, cudaStream_t stream) {
+  const NormRows<From, To> rows{.x = args.x.as<const From, 3>().data,
+                                .x_stride = args.x.stride[0],
+                                .x_head_stride = args.x.stride[1],
+                                .weight = static_cast<const float*>(args.weight.data),
+                                .bias = static_cast<const float*>(args.bias.data),
+                                .weight_stride = args.weight.stride[0],
+                                .out = args.out.as<To, 3>().data,
+                                .out_stride = args.out.stride[0],
+                                .out_head_stride = args.out.stride[1],
+                                .n_columns = static_cast<int>(args.x.shape[2]),
+                                .epsilon = args.epsilon};
+  const bool wide =
+      are_words(kWide, {args.x, args.weight, args.out}) && (args.bias.empty() || are_words(kWide, {args.bias}));
+  const auto kernel = [&]<NormKind Kind>() {
+    return wide ? normalise<kWide, Kind, Accumulate, From, To> : normalise<1, Kind, Accumulate, From, To>;
+  };
+  constexpr int kThreads = 512;  // of a row, half the threads of a multiprocessor's limit: two rows at a time
+  const dim3 grid(static_cast<unsigned>(args.x.shape[0]), static_cast<unsigned>(args.x.shape[1]));
+  launch("norm",
+         args.kind == NormKind::kRms ? kernel.template operator()<NormKind::kRms>()
+                                     : kernel.template operator()<NormKind::kLayer>(),
+         grid, threads_for(args.x.shape[2], wide ? kWide : 1, kThreads), 0, stream, rows);
+}
+
 }  // namespace
 
-void rms_norm(const RmsNormArgs& args, cudaStream_t stream) {
-  const auto x = args.x.as<const float, 2>();
-  const auto weight = args.weight.as<const float, 1>();
-  require_same_shape("rms_norm: shape of out", args.out, args.x);
-  require_extent("rms_norm: channels of weight", weight.shape[0], x.shape[1]);
-  if (x.shape[0] == 0) return;
-  with_16_bits(args.out.dtype, "rms_norm", [&](auto element) {
+void norm(const NormArgs& any, cudaStream_t stream) {
+  const NormArgs args = with_heads(any);
+  if (args.x.shape[0] == 0) return;
+  if (args.accumulate) return launch_norm<true, float, float>(args, stream);
+  with_16_bits(args.out.dtype, "norm", [&](auto element) {
     using T = decltype(element);
-    const bool wide = are_words(kWide, {args.x, args.weight, args.out});
-    const auto kernel = wide ? normalise<kWide, T> : normalise<1, T>;
-    constexpr int kThreads = 512;  // of a row, half the threads of a multiprocessor's limit: two rows at a time
-    launch("rms_norm", kernel, static_cast<unsigned>(x.shape[0]), threads_for(x.shape[1], wide ? kWide : 1, kThreads),
-           0, stream, x.data, x.stride[0], weight.data, args.epsilon, static_cast<T*>(args.out.data),
-           args.out.stride[0], static_cast<int>(x.shape[1]));
+    if (args.x.dtype == DType::kF32) return launch_norm<false, float, T>(args, stream);
+    return launch_norm<false, T, T>(args, stream);
   });
 }
 

@@ -8,7 +8,7 @@
 
 namespace kivi::cuda {
 
-void rms_norm(const RmsNormArgs& args, cudaStream_t stream);
+void norm(const NormArgs& args, cudaStream_t stream);
 void argmax(const ArgmaxArgs& args, cudaStream_t stream);
 
 }  // namespace kivi::cuda

@@ -1,0 +1,8 @@
+#include "model/arch/arch.h"
+
+namespace kivi {
+
+// Qwen3, but its mixtures of experts.
+constinit const Architecture kQwen3{.name = "qwen3", .has_head_norm = true};
+
+}  // namespace kivi
