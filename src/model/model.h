@@ -25,7 +25,12 @@ struct Model {
   bool is_random() const { return file == nullptr; }
 };
 
-// All but the weights. Throws Error as read_gguf, read_config and make_tokenizer do.
+// The Hugging Face folder that `path` is or is a file of (config.json, safetensors); empty for any other file.
+std::string model_folder(const std::string& path);
+// Of a GGUF file, or of a folder as model_folder finds it. Throws Error as read_gguf and read_hf_folder do.
+ModelFile read_model_file(const std::string& path);
+
+// All but the weights. Throws Error as read_model_file, read_config and make_tokenizer do.
 std::unique_ptr<Model> open_model(const std::string& path);
 // Those of an open model: of its file, or random ones (random_model.h).
 void load_weights(Backend& backend, Model& model);
