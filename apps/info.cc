@@ -1,10 +1,12 @@
 // kivi info: facts of a model, and what its KV cache costs.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
 #include "commands.h"
+#include "core/error.h"
 #include "eval/kv_report.h"
 #include "options.h"
 #include "output.h"
@@ -18,6 +20,10 @@ struct InfoOptions {
   std::optional<int64_t> context;
   JsonOutput json;
 };
+
+int64_t n_sliding(const ModelConfig& config) {
+  return std::ranges::count(config.slides, true);
+}
 
 nlohmann::ordered_json model_json(const InfoOptions& options, const Model& model) {
   const ModelConfig& config = model.config;
@@ -33,6 +39,8 @@ nlohmann::ordered_json model_json(const InfoOptions& options, const Model& model
           {"n_heads", config.n_heads},
           {"n_kv_heads", config.n_kv_heads},
           {"head_dim", config.head_dim},
+          {"n_sliding_layers", n_sliding(config)},
+          {"sliding_window", config.sliding_window},
           {"hidden_size", config.hidden_size},
           {"ffn_size", config.ffn_size},
           {"vocab_size", config.vocab_size},
@@ -51,6 +59,10 @@ void print(const InfoOptions& options, const Model& model, const Backend& backen
   fmt::print(out, "layers      {}; hidden {}, feed-forward {}\n", config.n_layers, config.hidden_size, config.ffn_size);
   fmt::print(out, "attention   {} query heads over {} KV heads of {}\n", config.n_heads, config.n_kv_heads,
              config.head_dim);
+  if (const int64_t n = n_sliding(config); n > 0) {
+    fmt::print(out, "sliding     {} of {} layers attend to the newest {} tokens and keep no others\n", n,
+               config.n_layers, config.sliding_window);
+  }
   fmt::print(out, "context     {} tokens; vocabulary {}; chat format {}\n", config.context_length, config.vocab_size,
              name(model.chat_format));
   fmt::print(out, "device      {}\n\n", backend.info().detail);
@@ -65,6 +77,23 @@ void print(const InfoOptions& options, const Model& model, const Backend& backen
                     fmt::format("{:.2f}", r.at_context.effective_bits_per_element())});
   }
   print_table(out, rows);
+}
+
+// Of a model that kivi does not run: what its files say, and why.
+void show_unsupported(const InfoOptions& options, const Error& error) {
+  const ModelSummary summary = summarise_model(options.model.path);
+  if (summary.architecture.empty()) throw error;
+  std::FILE* out = options.json.text();
+  fmt::print(out, "model       {}\n", summary.name);
+  fmt::print(out, "weights     {}, {}, {} tensors, {}\n", summary.architecture, summary.kind, summary.n_tensors,
+             format_bytes(summary.weight_bytes));
+  fmt::print(out, "kivi        does not run it: {}\n", error.what());
+  options.json.write({{"model",
+                       {{"name", summary.name},
+                        {"file", options.model.path},
+                        {"architecture", summary.architecture},
+                        {"weight_bytes", summary.weight_bytes}}},
+                      {"unsupported", error.what()}});
 }
 
 void show(const InfoOptions& options) {
@@ -90,7 +119,14 @@ void add_info(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->type_name("N");
   options->json.add_to(*info);
-  info->callback([options] { show(*options); });
+  info->callback([options] {
+    try {
+      show(*options);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnsupported || options->model.path.empty()) throw;
+      show_unsupported(*options, error);
+    }
+  });
 }
 
 }  // namespace kivi::app

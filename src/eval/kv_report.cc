@@ -3,6 +3,16 @@
 #include <nlohmann/json.hpp>
 
 namespace kivi {
+namespace {
+
+// Elements that each token adds to a long sequence: layers that slide drop as many.
+int64_t growth(const KvShape& shape) {
+  int64_t n_layers = 0;
+  for (int layer = 0; layer < shape.n_layers; ++layer) n_layers += shape.sliding_window_of(layer) == 0;
+  return shape.elements_per_token() / shape.n_layers * n_layers;
+}
+
+}  // namespace
 
 std::vector<KvReport> report_kv(const KvShape& shape, std::span<const KvConfig> configs, int64_t context) {
   std::vector<KvReport> reports;
@@ -11,7 +21,7 @@ std::vector<KvReport> report_kv(const KvShape& shape, std::span<const KvConfig> 
     const double bits = config.layout(shape).bits_per_element();
     reports.push_back({.kv = config.name,
                        .bits_per_element = bits,
-                       .bytes_per_token = bits / 8 * static_cast<double>(shape.elements_per_token()),
+                       .bytes_per_token = bits / 8 * static_cast<double>(growth(shape)),
                        .at_context = memory_of(shape, config, context)});
   }
   return reports;

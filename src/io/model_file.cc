@@ -53,6 +53,13 @@ T require(const ModelFile& file, std::string_view key, std::optional<T> value) {
 
 }  // namespace
 
+std::vector<WeightView> ModelTensor::parts() const {
+  if (order.empty()) return {view};
+  std::vector<WeightView> parts;
+  for (const RowRange& range : order) parts.push_back({view.format, range.n_rows, view.cols, view.row(range.first)});
+  return parts;
+}
+
 ModelFile::ModelFile(std::string path, std::vector<MappedFile> files, ModelContent content)
     : path_(std::move(path)), files_(std::move(files)), content_(std::move(content)) {}
 
@@ -101,6 +108,10 @@ const ModelTensor& ModelFile::tensor(std::string_view name) const {
 const ModelTensor* ModelFile::find_tensor(std::string_view name) const {
   const auto found = tensors().find(name);
   return found == tensors().end() ? nullptr : &found->second;
+}
+
+ModelFile ModelFile::with(ModelContent content) && {
+  return {std::move(path_), std::move(files_), std::move(content)};
 }
 
 }  // namespace kivi

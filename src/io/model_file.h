@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <string>
@@ -16,17 +17,30 @@ namespace kivi {
 
 // A metadata value. Integers of every width become int64_t (uint64_t only beyond its range), floats become double;
 // arrays of bool become arrays of int64_t.
-using MetadataValue = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<int64_t>, std::vector<double>,
-                               std::vector<std::string>>;
+using MetadataValue = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<int64_t>,
+                                   std::vector<double>, std::vector<std::string>>;
 
-struct ModelTensor {
-  std::vector<int64_t> shape;  // GGUF's order: shape[0] is contiguous (columns)
-  WeightView view;             // cols = shape[0], rows = product of the others
+using Metadata = std::map<std::string, MetadataValue, std::less<>>;
+
+struct RowRange {
+  int64_t first;
+  int64_t n_rows;
 };
 
+struct ModelTensor {
+  std::vector<int64_t> shape;     // GGUF's order: shape[0] is contiguous (columns)
+  WeightView view;                // cols = shape[0], rows = product of the others
+  std::vector<RowRange> order{};  // where the file's rows lie in another order than GGUF's: that one; else empty
+
+  // The rows in GGUF's order, as stretches that lie together.
+  std::vector<WeightView> parts() const;
+};
+using Tensors = std::map<std::string, ModelTensor, std::less<>>;
+
 struct ModelContent {
-  std::map<std::string, MetadataValue, std::less<>> metadata;
-  std::map<std::string, ModelTensor, std::less<>> tensors;
+  Metadata metadata;
+  Tensors tensors;
+  std::deque<std::vector<float>> made{};  // vectors of which no file has the bytes; tensors point into them
 };
 
 // Views of its tensors point into the mapped files, which it owns.
@@ -55,6 +69,9 @@ class ModelFile {
   // The tensor of that name; throws Error{kCorrupt} naming it if it is missing.
   const ModelTensor& tensor(std::string_view name) const;
   const ModelTensor* find_tensor(std::string_view name) const;  // nullptr if missing
+
+  // The same files with other content, which points into them.
+  ModelFile with(ModelContent content) &&;
 
  private:
   std::string path_;

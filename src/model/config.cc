@@ -119,6 +119,9 @@ void read_rope(const ModelFile& file, ModelConfig& config) {
   const auto key = key_of(*config.architecture);
   RopeConfig& rope = config.rope;
   rope.pairing = config.architecture->rope_pairing;
+  if (const std::optional<bool> is_interleaved = file.find_bool(key("rope.interleaved"))) {  // hf_translation.h
+    rope.pairing = *is_interleaved ? RopePairing::kInterleaved : RopePairing::kHalfSplit;
+  }
   rope.base = get_positive_or(file, key("rope.freq_base"), config.architecture->rope_base);
   rope.n_dims = get_size_or(file, key("rope.dimension_count"), config.head_dim);
   if (rope.n_dims % 2 != 0 || rope.n_dims > config.head_dim) {

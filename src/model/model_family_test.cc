@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "backend/test_device.h"
-#include "io/gguf.h"
+#include "model/model.h"
 #include "model/model_runner.h"
 
 namespace kivi {
@@ -26,7 +26,8 @@ struct Golden {
   std::vector<TokenId> tokens;
   Logits logits;
 
-  ModelFile open() const { return read_gguf(kFolder + name + "/model.gguf"); }
+  ModelFile open() const { return read_model_file(kFolder + name + "/model.gguf"); }
+  ModelFile open_folder() const { return read_model_file(kFolder + name); }
 };
 
 constexpr std::array kNames = {"llama",  "llama3", "mistral", "qwen2",     "qwen3",
@@ -76,13 +77,16 @@ class ModelFamilyTest : public testing::TestWithParam<Case> {
 };
 
 TEST_P(ModelFamilyTest, LogitsEqualTransformers) {
-  ModelRunner runner = make_runner("f16");
-  const Logits got = runner.run(golden_.tokens, golden_.n_prompt);
-  const bool is_f32 = !device().is_gpu();
-  const double tolerance = is_f32 ? 2e-4 : golden_.largest * runner.tolerance().plain;
-  const double difference = largest_difference(got, golden_.logits);
-  RecordProperty("difference", std::to_string(difference));
-  EXPECT_LT(difference, tolerance);
+  for (const bool is_folder : {false, true}) {
+    SCOPED_TRACE(is_folder ? "folder" : "GGUF");
+    ModelRunner runner(is_folder ? golden_.open_folder() : golden_.open(), device().make(), "f16");
+    const Logits got = runner.run(golden_.tokens, golden_.n_prompt);
+    const bool is_f32 = !device().is_gpu();
+    const double tolerance = is_f32 ? 2e-4 : golden_.largest * runner.tolerance().plain;
+    const double difference = largest_difference(got, golden_.logits);
+    RecordProperty(is_folder ? "difference_folder" : "difference_gguf", std::to_string(difference));
+    EXPECT_LT(difference, tolerance);
+  }
 }
 
 // Long enough that all pack; a difference in a key can move a code, and then logits by more.

@@ -13,7 +13,10 @@ class FileSource : public WeightSource {
 
   std::unique_ptr<Weight> matrix(const TensorStack& stack) override {
     std::vector<WeightView> parts;
-    for (const TensorSpec& spec : stack) parts.push_back(file_.tensor(spec.name).view);
+    for (const TensorSpec& spec : stack) {
+      const std::vector<WeightView> more = file_.tensor(spec.name).parts();
+      parts.insert(parts.end(), more.begin(), more.end());
+    }
     return backend_.load_weight(parts);
   }
   std::vector<float> vector(const TensorSpec& spec) override {

@@ -86,7 +86,7 @@ GOLDENS = [
            config=settings("qwen3", "Qwen3ForCausalLM", **GROUPED, **GATED, hidden_act="silu", tie_word_embeddings=False,
                            attention_bias=False, use_sliding_window=False, sliding_window=None, max_window_layers=2,
                            rope_parameters=dict(rope_type="default", rope_theta=1000000.0), dtype="float16")),
-    Golden("gemma2", 6, ["bf16"], vector_dtype="bf16",
+    Golden("gemma2", 36, ["bf16"], vector_dtype="bf16",
            config=settings("gemma2", "Gemma2ForCausalLM", **GROUPED, **GATED, hidden_activation="gelu_pytorch_tanh",
                            rope_theta=10000.0, sliding_window=24, query_pre_attn_scalar=40, attn_logit_softcapping=5.0,
                            final_logit_softcapping=8.0, torch_dtype="bfloat16"),
