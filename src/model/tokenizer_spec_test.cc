@@ -45,11 +45,12 @@ TEST(TokenizerSpec, ReadsEveryField) {
                                          .set("tokenizer.ggml.padding_token_id", uint32_t{1})
                                          .set("tokenizer.ggml.add_bos_token", true)
                                          .set("tokenizer.chat_template", "{{ messages }}"));
-  EXPECT_EQ(spec.model, "gpt2");
-  EXPECT_EQ(spec.pre, "smollm");
+  EXPECT_EQ(spec.algorithm, TokenizerSpec::Algorithm::kMerges);
+  EXPECT_EQ(spec.spelling, TokenizerSpec::Spelling::kByteSymbols);
+  EXPECT_EQ(spec.cuts.size(), 2U);  // smollm: digits, GPT-2's pattern
   EXPECT_EQ(spec.tokens, Strings({"<s>", "a", "b"}));
   EXPECT_EQ(spec.types, std::vector<TokenType>({TokenType::kControl, TokenType::kNormal, TokenType::kByte}));
-  EXPECT_EQ(spec.merges, Strings{"a b"});
+  EXPECT_EQ(spec.merges, (std::vector<TokenizerSpec::Merge>{{"a", "b"}}));
   EXPECT_EQ(spec.bos, 0);
   EXPECT_EQ(spec.eos, 2);
   EXPECT_EQ(spec.pad, 1);
@@ -59,7 +60,7 @@ TEST(TokenizerSpec, ReadsEveryField) {
 
 TEST(TokenizerSpec, LeavesEmptyWhatIsMissing) {
   const TokenizerSpec spec = spec_of(three_tokens());
-  EXPECT_EQ(spec.pre, "");
+  EXPECT_EQ(spec.cuts.size(), 1U);
   EXPECT_TRUE(spec.types.empty());
   EXPECT_TRUE(spec.merges.empty());
   EXPECT_EQ(spec.bos, std::nullopt);
@@ -69,7 +70,8 @@ TEST(TokenizerSpec, LeavesEmptyWhatIsMissing) {
 }
 
 TEST(TokenizerSpec, ChecksListsAndIds) {
-  expect_corrupt(GgufBuilder(), "metadata key 'tokenizer.ggml.model' is missing");
+  expect_corrupt(GgufBuilder().set("tokenizer.ggml.tokens", Strings{"a"}),
+                 "metadata key 'tokenizer.ggml.model' is missing");
   expect_corrupt(GgufBuilder().set("tokenizer.ggml.model", "gpt2"),
                  "tokenizer.ggml.tokens is missing, empty or beyond 2^31 tokens");
   expect_corrupt(three_tokens().set("tokenizer.ggml.token_type", std::vector<int32_t>{1, 1}),
@@ -87,8 +89,9 @@ TEST(TokenizerSpec, ReadsSmolLM2) {
     GTEST_SKIP() << "run tools/get-model smollm2-135m to include this test";
   }
   const TokenizerSpec spec = read_tokenizer_spec(GgufFile(path));
-  EXPECT_EQ(spec.model, "gpt2");
-  EXPECT_EQ(spec.pre, "smollm");
+  EXPECT_EQ(spec.algorithm, TokenizerSpec::Algorithm::kMerges);
+  EXPECT_EQ(spec.spelling, TokenizerSpec::Spelling::kByteSymbols);
+  EXPECT_EQ(spec.cuts.size(), 2U);  // smollm: digits, GPT-2's pattern
   EXPECT_EQ(spec.tokens.size(), 49152U);
   EXPECT_EQ(spec.types.size(), 49152U);
   EXPECT_EQ(spec.merges.size(), 48900U);

@@ -13,10 +13,28 @@ namespace {
 using Rules = std::vector<std::string>;
 using Types = std::vector<TokenizerSpec::TokenType>;
 
+TokenizerSpec spec_of(std::vector<std::string> tokens, Types types = {}) {
+  TokenizerSpec spec;
+  spec.tokens = std::move(tokens);
+  spec.types = std::move(types);
+  return spec;
+}
+
+// Owns its spec's lists.
+struct TestVocabulary : Vocabulary {
+  explicit TestVocabulary(TokenizerSpec spec) : Vocabulary(spec) {}
+};
+
+std::vector<TokenizerSpec::Merge> parse(const Rules& rules) {
+  std::vector<TokenizerSpec::Merge> merges;
+  for (const std::string& rule : rules) merges.push_back(parse_merge(rule));
+  return merges;
+}
+
 std::vector<TokenId> merge(const Vocabulary& vocabulary, const Rules& rules, std::string_view text) {
   std::vector<TokenId> symbols, merged;
   for (const char byte : text) symbols.push_back(vocabulary.byte_id(static_cast<uint8_t>(byte)));
-  const MergeRules merge_rules(vocabulary, rules);
+  const MergeRules merge_rules(vocabulary, parse(rules));
   BytePairMerger(merge_rules).append_merged(symbols, merged);
   return merged;
 }
@@ -50,7 +68,7 @@ TEST(BytePair, FollowsTheDefinitionOnRandomRules) {
       rules.push_back(left + " " + right);
       tokens.push_back(left + right);
     }
-    const Vocabulary vocabulary(tokens, {});
+    const TestVocabulary vocabulary(spec_of(tokens));
     for (size_t size : {0, 1, 2, 3, 8, 40}) {
       std::string text;
       while (text.size() < size) text += "abc"[random() % 3];
@@ -62,7 +80,7 @@ TEST(BytePair, FollowsTheDefinitionOnRandomRules) {
 }
 
 TEST(BytePair, AMegabyteWithoutABreakIsNotQuadratic) {
-  const Vocabulary vocabulary({"a", "b", "ab", "ba", "abab"}, {});
+  const TestVocabulary vocabulary(spec_of({"a", "b", "ab", "ba", "abab"}));
   std::string text;
   for (int i = 0; i < 500'000; ++i) text += "ab";
   const std::vector<TokenId> ids = merge(vocabulary, {"b a", "a b", "ab ab"}, text);
@@ -71,15 +89,15 @@ TEST(BytePair, AMegabyteWithoutABreakIsNotQuadratic) {
 
 TEST(BytePair, PlainTextNeverBecomesAControlToken) {
   using enum TokenizerSpec::TokenType;
-  const Vocabulary vocabulary({"a", "b", "ab"}, {kNormal, kNormal, kControl});
+  const TestVocabulary vocabulary(spec_of({"a", "b", "ab"}, {kNormal, kNormal, kControl}));
   EXPECT_EQ(merge(vocabulary, {"a b"}, "ab"), (std::vector<TokenId>{0, 1}));
 }
 
 TEST(BytePair, RefusesBrokenRules) {
-  const Vocabulary vocabulary({"a", "b", "ab"}, {});
+  const TestVocabulary vocabulary(spec_of({"a", "b", "ab"}));
   for (const char* rule : {"", "a", "a ", " a", "ab", "a c", "c a", "b a", "a  b", "a b b"}) {
     try {
-      MergeRules(vocabulary, Rules{rule});
+      MergeRules(vocabulary, parse({rule}));
       ADD_FAILURE() << "accepted '" << rule << "'";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kCorrupt) << rule;

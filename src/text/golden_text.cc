@@ -7,6 +7,8 @@
 #include <stdexcept>
 
 #include "text/byte_alphabet.h"
+#include "text/byte_pair.h"
+#include "text/presets.h"
 #include "text/unicode.h"
 
 namespace kivi::golden {
@@ -45,13 +47,11 @@ TokenizerSpec tiny_spec(std::string_view pre) {
   using TokenType = TokenizerSpec::TokenType;
   const nlohmann::json tiny = read_json("tiny.json");
   TokenizerSpec spec;
-  spec.model = "gpt2";
-  spec.pre = pre;
-  spec.merges = tiny["merges"].get<std::vector<std::string>>();
+  set_pretokeniser(spec, pre);
   for (int byte = 0; byte < 256; ++byte) spec.tokens.push_back(byte_symbol(static_cast<uint8_t>(byte)));
-  for (const std::string& merge : spec.merges) {
-    const size_t space = merge.find(' ');
-    spec.tokens.push_back(merge.substr(0, space) + merge.substr(space + 1));
+  for (const auto& line : tiny["merges"]) {
+    const auto& [left, right] = spec.merges.emplace_back(parse_merge(line.get<std::string>()));
+    spec.tokens.push_back(left + right);
   }
   const auto append = [&](const char* key, TokenType type) {
     for (const auto& token : tiny[key]) spec.tokens.push_back(token);

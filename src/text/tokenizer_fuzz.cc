@@ -5,7 +5,9 @@
 
 #include "core/error.h"
 #include "text/byte_alphabet.h"
+#include "text/byte_pair.h"
 #include "text/detokenizer.h"
+#include "text/presets.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
 
@@ -26,11 +28,10 @@ void require(bool holds, const char* what) {
 TokenizerSpec small_spec(const char* pre) {
   using TokenType = TokenizerSpec::TokenType;
   TokenizerSpec spec;
-  spec.model = "gpt2";
-  spec.pre = pre;
+  kivi::set_pretokeniser(spec, pre);
   for (int byte = 0; byte < 256; ++byte) spec.tokens.push_back(kivi::byte_symbol(static_cast<uint8_t>(byte)));
   for (const char* merge : {"a b", "ab ab", "b c", "\xC4\xA0 \xC4\xA0", "\xC4\xA0 a", "\xC3\x83 \xC2\xA9", "1 2"}) {
-    spec.merges.emplace_back(merge);
+    spec.merges.push_back(kivi::parse_merge(merge));
     std::string token = merge;
     spec.tokens.push_back(token.erase(token.find(' '), 1));
   }
@@ -71,12 +72,12 @@ void check_text(size_t pre, bool parse_special, std::string_view text) {
 // The input's lines are tokens up to the first empty one, then merges.
 void check_vocabulary(size_t pre, std::string_view input) {
   TokenizerSpec spec;
-  spec.model = "gpt2";
-  spec.pre = kPreTokenisers[pre];
+  kivi::set_pretokeniser(spec, kPreTokenisers[pre]);
+  std::vector<std::string> merges;
   std::vector<std::string>* list = &spec.tokens;
   while (!input.empty()) {
     const size_t end = std::min(input.find('\n'), input.size());
-    if (end == 0) list = &spec.merges;
+    if (end == 0) list = &merges;
     if (end > 0) list->emplace_back(input.substr(0, end));
     input.remove_prefix(std::min(end + 1, input.size()));
   }
@@ -84,6 +85,7 @@ void check_vocabulary(size_t pre, std::string_view input) {
     spec.types.push_back(static_cast<TokenizerSpec::TokenType>(static_cast<uint8_t>(token[0]) % 8));
   }
   try {
+    for (const std::string& line : merges) spec.merges.push_back(kivi::parse_merge(line));
     const auto tokenizer = kivi::make_tokenizer(std::move(spec));
     for (TokenId id = 0; id < tokenizer->vocab_size(); ++id) {
       for (const bool parse_special : {false, true}) {

@@ -1,16 +1,44 @@
 #include "text/vocabulary.h"
 
 #include <algorithm>
+#include <charconv>
 #include <limits>
 #include <utility>
 
 #include "core/error.h"
 #include "text/byte_alphabet.h"
+#include "text/unicode.h"
 
 namespace kivi {
+namespace {
 
-Vocabulary::Vocabulary(std::vector<std::string> tokens, std::vector<TokenType> types)
-    : tokens_(std::move(tokens)), types_(std::move(types)) {
+// The byte that "<0x0A>" stands for.
+std::optional<uint8_t> byte_of(std::string_view token) {
+  uint8_t byte = 0;
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return std::nullopt;
+  const auto [end, error] = std::from_chars(token.data() + 3, token.data() + 5, byte, 16);
+  return error == std::errc() && end == token.data() + 5 ? std::optional(byte) : std::nullopt;
+}
+
+std::string spaces_for_metaspaces(std::string_view token) {
+  std::string bytes;
+  for (;;) {
+    const size_t at = token.find(kMetaspace);
+    bytes += token.substr(0, at);
+    if (at == std::string_view::npos) return bytes;
+    bytes += ' ';
+    token.remove_prefix(at + kMetaspace.size());
+  }
+}
+
+}  // namespace
+
+Vocabulary::Vocabulary(TokenizerSpec& spec)
+    : tokens_(std::move(spec.tokens)),
+      types_(std::move(spec.types)),
+      spelling_(spec.spelling),
+      unknown_(spec.unknown),
+      fuses_unknown_(spec.fuses_unknown) {
   if (tokens_.empty())
     fail(ErrorCode::kCorrupt, "vocabulary of 0 tokens: must have at least 1; the model file is broken");
   if (tokens_.size() > static_cast<size_t>(std::numeric_limits<TokenId>::max())) {
@@ -20,14 +48,35 @@ Vocabulary::Vocabulary(std::vector<std::string> tokens, std::vector<TokenType> t
     fail(ErrorCode::kCorrupt, "vocabulary of {} tokens and {} token types: must be as many; the model file is broken",
          tokens_.size(), types_.size());
   }
+  if (unknown_ && !contains(*unknown_)) {
+    fail(ErrorCode::kCorrupt, "unknown token id {}: must be below the vocabulary's size {}; the model file is broken",
+         *unknown_, size());
+  }
   ids_.reserve(tokens_.size());
   for (TokenId id = 0; id < size(); ++id) {
-    if (token(id).empty()) fail(ErrorCode::kCorrupt, "token {}: is empty; the model file is broken", id);
-    ids_.emplace(token(id), id);
+    if (!token(id).empty()) {
+      ids_.emplace(token(id), id);
+    } else if (type(id) != TokenType::kUnused) {
+      fail(ErrorCode::kCorrupt, "token {}: is empty; the model file is broken", id);
+    }
+  }
+  index_bytes();
+}
+
+void Vocabulary::index_bytes() {
+  byte_ids_.fill(-1);
+  if (spelling_ == TokenizerSpec::Spelling::kText) {
+    for (TokenId id = 0; id < size(); ++id) {
+      if (type(id) != TokenType::kByte) continue;
+      const std::optional<uint8_t> byte = byte_of(token(id));
+      if (!byte) fail(ErrorCode::kCorrupt, "token {}: is of type byte, must be spelled as <0x0A> is", id);
+      byte_ids_[*byte] = id;
+    }
+    return;
   }
   for (size_t byte = 0; byte < byte_ids_.size(); ++byte) {
     const std::optional<TokenId> id = find(byte_symbol(static_cast<uint8_t>(byte)));
-    byte_ids_[byte] = id && !is_control(*id) ? *id : -1;
+    if (id && !is_control(*id)) byte_ids_[byte] = *id;
   }
   if (std::all_of(byte_ids_.begin(), byte_ids_.end(), [](TokenId id) { return id < 0; })) {
     fail(ErrorCode::kCorrupt, "vocabulary of {} tokens: has no token of a single byte; the model file is broken",
@@ -40,7 +89,38 @@ std::optional<TokenId> Vocabulary::find(std::string_view token) const {
   return it == ids_.end() ? std::nullopt : std::optional(it->second);
 }
 
+void Vocabulary::append_symbols(std::string_view piece, std::vector<TokenId>& out) const {
+  if (spelling_ == TokenizerSpec::Spelling::kByteSymbols) {
+    for (const char byte : piece) {
+      const TokenId id = byte_id(static_cast<uint8_t>(byte));
+      if (id >= 0) out.push_back(id);
+    }
+    return;
+  }
+  const size_t n_before = out.size();
+  while (!piece.empty()) {
+    const std::string_view character = piece.substr(0, utf8_head(piece).size);
+    const std::optional<TokenId> id = find(character);
+    id&& is_text(*id) ? out.push_back(*id) : append_fallback(character, n_before, out);
+    piece.remove_prefix(character.size());
+  }
+}
+
+void Vocabulary::append_fallback(std::string_view character, size_t n_before, std::vector<TokenId>& out) const {
+  const auto id_of = [&](char byte) { return byte_id(static_cast<uint8_t>(byte)); };
+  if (std::all_of(character.begin(), character.end(), [&](char byte) { return id_of(byte) >= 0; })) {
+    for (const char byte : character) out.push_back(id_of(byte));
+  } else if (unknown_) {
+    const bool is_fused = fuses_unknown_ && out.size() > n_before && out.back() == *unknown_;
+    if (!is_fused) out.push_back(*unknown_);
+  }
+}
+
 std::string Vocabulary::bytes(TokenId id) const {
+  if (spelling_ == TokenizerSpec::Spelling::kText) {
+    if (type(id) == TokenType::kByte) return {static_cast<char>(*byte_of(token(id)))};
+    return spaces_for_metaspaces(token(id));
+  }
   const bool is_plain_text = is_control(id) || type(id) == TokenType::kUserDefined;
   return is_plain_text ? std::string(token(id)) : symbols_to_bytes(token(id));
 }
