@@ -121,14 +121,14 @@ void BytePairMerger::append_merged(std::span<const TokenId> symbols, std::vector
 
 // The lower rank goes first; of equal ones, the one further left.
 bool BytePairMerger::is_worse(const Candidate& a, const Candidate& b) {
-  return a.rule->rank != b.rule->rank ? a.rule->rank > b.rule->rank : a.node > b.node;
+  return a.rank != b.rank ? a.rank > b.rank : a.node > b.node;
 }
 
 void BytePairMerger::push_candidate(int32_t node) {
   const Node& left = nodes_[static_cast<size_t>(node)];
   const MergeRules::Rule* rule = rules_->find(left.id, nodes_[static_cast<size_t>(left.next)].id);
   if (rule == nullptr) return;
-  candidates_.push_back({rule, node});
+  candidates_.push_back({rule->rank, node, rule});
   std::push_heap(candidates_.begin(), candidates_.end(), is_worse);
 }
 

@@ -54,8 +54,8 @@ class BytePairMerger {
   };
   // A rule that applies to a node and its next, or did when it was pushed.
   struct Candidate {
+    int32_t rank, node;
     const MergeRules::Rule* rule;
-    int32_t node;
   };
 
   static bool is_worse(const Candidate& a, const Candidate& b);

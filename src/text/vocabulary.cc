@@ -1,7 +1,6 @@
 #include "text/vocabulary.h"
 
 #include <algorithm>
-#include <charconv>
 #include <limits>
 #include <utility>
 
@@ -11,14 +10,6 @@
 
 namespace kivi {
 namespace {
-
-// The byte that "<0x0A>" stands for.
-std::optional<uint8_t> byte_of(std::string_view token) {
-  uint8_t byte = 0;
-  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return std::nullopt;
-  const auto [end, error] = std::from_chars(token.data() + 3, token.data() + 5, byte, 16);
-  return error == std::errc() && end == token.data() + 5 ? std::optional(byte) : std::nullopt;
-}
 
 std::string spaces_for_metaspaces(std::string_view token) {
   std::string bytes;
@@ -68,7 +59,7 @@ void Vocabulary::index_bytes() {
   if (spelling_ == TokenizerSpec::Spelling::kText) {
     for (TokenId id = 0; id < size(); ++id) {
       if (type(id) != TokenType::kByte) continue;
-      const std::optional<uint8_t> byte = byte_of(token(id));
+      const std::optional<uint8_t> byte = byte_of_token(token(id));
       if (!byte) fail(ErrorCode::kCorrupt, "token {}: is of type byte, must be spelled as <0x0A> is", id);
       byte_ids_[*byte] = id;
     }
@@ -118,7 +109,7 @@ void Vocabulary::append_fallback(std::string_view character, size_t n_before, st
 
 std::string Vocabulary::bytes(TokenId id) const {
   if (spelling_ == TokenizerSpec::Spelling::kText) {
-    if (type(id) == TokenType::kByte) return {static_cast<char>(*byte_of(token(id)))};
+    if (type(id) == TokenType::kByte) return {static_cast<char>(*byte_of_token(token(id)))};
     return spaces_for_metaspaces(token(id));
   }
   const bool is_plain_text = is_control(id) || type(id) == TokenType::kUserDefined;
