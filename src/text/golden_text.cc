@@ -8,6 +8,7 @@
 
 #include "text/byte_alphabet.h"
 #include "text/byte_pair.h"
+#include "text/normaliser.h"
 #include "text/presets.h"
 #include "text/unicode.h"
 
@@ -25,6 +26,14 @@ std::vector<std::string> characters_of(std::string_view text) {
     text.remove_prefix(size);
   }
   return characters;
+}
+
+// The text of a normal token.
+std::string spelled(const TokenizerSpec& spec, size_t id) {
+  if (spec.spelling == TokenizerSpec::Spelling::kByteSymbols) return symbols_to_bytes(spec.tokens[id]);
+  std::string storage;
+  const Normaliser normaliser({{TextChange::Kind::kReplace, std::string(kMetaspace), " "}});
+  return std::string(normaliser.apply(spec.tokens[id], true, storage));
 }
 
 }  // namespace
@@ -75,7 +84,7 @@ TextMaker::TextMaker(const TokenizerSpec& spec) : excerpt_(characters_of(read_fi
   lists_ = ingredients["lists"];
   for (size_t id = 0; id < spec.tokens.size(); ++id) {
     if (spec.types[id] != TokenizerSpec::TokenType::kNormal) continue;
-    std::string word = symbols_to_bytes(spec.tokens[id]);
+    std::string word = spelled(spec, id);
     if (valid_utf8_prefix(word) == word.size()) words_.push_back(std::move(word));
   }
 }

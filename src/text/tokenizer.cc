@@ -90,11 +90,14 @@ bool is_one_of(std::span<const std::string_view> list, std::string_view token) {
   return std::find(list.begin(), list.end(), token) != list.end();
 }
 
-// Some model files call the tokens of the chat format user-defined: then text would be able to forge a turn.
-void make_turn_tokens_control(const std::vector<std::string>& tokens, std::vector<TokenType>& types) {
-  for (size_t id = 0; id < std::min(tokens.size(), types.size()); ++id) {
-    if (types[id] != TokenType::kUserDefined) continue;
-    if (is_one_of(kEndTokens, tokens[id]) || is_one_of(kTurnTokens, tokens[id])) types[id] = TokenType::kControl;
+// Some model files call the tokens of the chat format user-defined: then text would be able to forge a turn. "</s>" is
+// a tag of HTML unless it is EOS (Gemma).
+void make_turn_tokens_control(TokenizerSpec& spec) {
+  for (size_t id = 0; id < std::min(spec.tokens.size(), spec.types.size()); ++id) {
+    const std::string& token = spec.tokens[id];
+    const bool is_tag = token == "</s>" && (!spec.eos || std::cmp_not_equal(*spec.eos, id));
+    if (spec.types[id] != TokenType::kUserDefined || is_tag) continue;
+    if (is_one_of(kEndTokens, token) || is_one_of(kTurnTokens, token)) spec.types[id] = TokenType::kControl;
   }
 }
 
@@ -249,7 +252,7 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool show_special) c
 }
 
 std::unique_ptr<Tokenizer> make_tokenizer(TokenizerSpec spec) {
-  make_turn_tokens_control(spec.tokens, spec.types);
+  make_turn_tokens_control(spec);
   return std::make_unique<PipelineTokenizer>(std::move(spec));
 }
 
