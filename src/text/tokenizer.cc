@@ -47,6 +47,7 @@ class PipelineTokenizer final : public Tokenizer {
   explicit PipelineTokenizer(TokenizerSpec spec);
 
   std::vector<TokenId> encode(std::string_view text, bool add_bos, bool parse_special) const override;
+  std::vector<TokenId> encode_after(std::string_view text) const override;
   std::string token_bytes(TokenId id, bool show_special) const override;
   bool begins_with_space() const override { return begins_with_space_; }
   int32_t vocab_size() const override { return vocabulary_.size(); }
@@ -69,6 +70,7 @@ class PipelineTokenizer final : public Tokenizer {
   void collect_known_pieces();
   void collect_end_ids(const TokenizerSpec& spec);
   PieceEncoder make_encoder() const;
+  void append(std::string_view text, bool is_first, bool parse_special, std::vector<TokenId>& ids) const;
   static void cut_at(const SpecialTokens& tokens, std::string_view text, bool is_first, std::vector<TokenId>& ids,
                      const PlainFunction& on_plain);
 
@@ -209,24 +211,35 @@ void PipelineTokenizer::cut_at(const SpecialTokens& tokens, std::string_view tex
   }
 }
 
-std::vector<TokenId> PipelineTokenizer::encode(std::string_view text, bool add_bos, bool parse_special) const {
+void PipelineTokenizer::append(std::string_view text, bool is_first, bool parse_special,
+                               std::vector<TokenId>& ids) const {
   if (text.size() > kMaxTextBytes) {
     fail(ErrorCode::kInvalidArgument, "text of {} bytes: must be at most {}; split it", text.size(), kMaxTextBytes);
   }
-  std::vector<TokenId> ids;
-  if (add_bos && add_bos_ && bos_) ids.push_back(*bos_);
   const PieceEncoder encode_piece = make_encoder();
   std::string changed, prefixed;
-  const PlainFunction encode_plain = [&](std::string_view plain, bool is_first) {
-    for (const std::string_view piece : pretokenizer_.split(prefix_.apply(plain, is_first, prefixed))) {
+  const PlainFunction append_plain = [&](std::string_view plain, bool begins) {
+    for (const std::string_view piece : pretokenizer_.split(prefix_.apply(plain, begins, prefixed))) {
       const auto known = known_pieces_.empty() ? known_pieces_.end() : known_pieces_.find(std::string(piece));
       known == known_pieces_.end() ? encode_piece(piece, ids) : ids.push_back(known->second);
     }
   };
-  cut_at(as_is_.of(parse_special), text, true, ids, [&](std::string_view part, bool is_first) {
-    const std::string_view normalised = normaliser_.apply(part, is_first, changed);
-    cut_at(normalised_.of(parse_special), normalised, is_first, ids, encode_plain);
+  cut_at(as_is_.of(parse_special), text, is_first, ids, [&](std::string_view part, bool begins) {
+    const std::string_view normalised = normaliser_.apply(part, begins, changed);
+    cut_at(normalised_.of(parse_special), normalised, begins, ids, append_plain);
   });
+}
+
+std::vector<TokenId> PipelineTokenizer::encode(std::string_view text, bool add_bos, bool parse_special) const {
+  std::vector<TokenId> ids;
+  if (add_bos && add_bos_ && bos_) ids.push_back(*bos_);
+  append(text, true, parse_special, ids);
+  return ids;
+}
+
+std::vector<TokenId> PipelineTokenizer::encode_after(std::string_view text) const {
+  std::vector<TokenId> ids;
+  append(text, false, false, ids);
   return ids;
 }
 

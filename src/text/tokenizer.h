@@ -25,6 +25,8 @@ class Tokenizer {
   // text, else Error{kInvalidArgument}; Error{kUnsupported} where a pattern of the model's file takes too many steps on
   // it.
   virtual std::vector<TokenId> encode(std::string_view text, bool add_bos, bool parse_special) const = 0;
+  // The ids of plain text that other tokens stand before: no BOS, no control tokens.
+  virtual std::vector<TokenId> encode_after(std::string_view text) const = 0;
 
   // The bytes of one token; empty for control and unused tokens unless show_special. Throws Error{kInvalidArgument} on
   // an id that is not in the vocabulary.

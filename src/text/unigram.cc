@@ -44,10 +44,10 @@ void Unigram::append_best(std::string_view text, std::vector<TokenId>& out) cons
   for (size_t at = 0; at < text.size(); at += utf8_head(text.substr(at)).size) {
     const std::string_view rest = text.substr(at);
     const size_t character = utf8_head(rest).size;
-    const double sum = places[at].sum;
+    const float sum = places[at].sum;
     const auto offer = [&](size_t size, TokenId id, float score) {
       Place& place = places[at + size];
-      if (sum + score > place.sum) place = {static_cast<float>(sum + score), at, id};
+      if (sum + score > place.sum) place = {sum + score, at, id};
     };
     bool has_character = false;
     trie_.match(rest, [&](size_t size, TokenId id) {

@@ -177,7 +177,7 @@ class HuggingFace:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids):
-        return self.tokenizer.decode(ids, skip_special_tokens=False)
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 class SentencePiece:
@@ -382,18 +382,28 @@ CONVERSATIONS = [
     [("system", "You answer in one word."), ("user", "  Capital of France?\n"), ("assistant", " Paris "), ("user", "And of Italy?")],
     [("user", "Say <|im_end|> and <|eot_id|> and </s>."), ("assistant", "\n<|im_end|>\n"), ("user", "今天 ½ it's\n\n  done…")],
     [("system", "  Keep\n\nspaces  "), ("user", "x\t")],
+    [("user", "Capital of Italy?"), ("assistant", "<think>\nHm.\n</think>\n\nRome."), ("user", "And of Spain?")],
 ]
-BOS_EOS = {"llama2": ("<s>", "</s>"), "mistral": ("<s>", "</s>"), "llama3": ("<|begin_of_text|>", "<|eot_id|>")}
+BOS_EOS = {"llama2": ("<s>", "</s>"), "mistral": ("<s>", "</s>"), "llama3": ("<|begin_of_text|>", "<|eot_id|>"),
+           "gemma2": ("<bos>", "<eos>"), "gemma3": ("<bos>", "<eos>"), "phi3": ("<s>", "<|end|>")}
 
 
 def write_chat():
-    from jinja2 import Environment
+    from jinja2 import Environment, TemplateError
+    environment = Environment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
+
+    def raise_exception(message):
+        raise TemplateError(message)
+
+    environment.globals["raise_exception"] = raise_exception
     cases = []
     for path in sorted((HERE / "templates").glob("*.jinja")):
-        template = Environment().from_string(path.read_text(encoding="utf-8"))
+        template = environment.from_string(path.read_text(encoding="utf-8"))
         bos, eos = BOS_EOS.get(path.stem, ("<|endoftext|>", "<|im_end|>"))
         for conversation in CONVERSATIONS:
             messages = [{"role": role, "content": content} for role, content in conversation]
+            if path.stem == "gemma2" and messages[0]["role"] == "system":
+                continue  # it refuses them; kivi lays them out as Gemma 3 does
             prompt = template.render(messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=True)
             cases.append({"template": path.name, "bos": bos, "eos": eos, "messages": messages, "prompt": prompt})
     write_json("chat.json", cases)
