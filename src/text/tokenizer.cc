@@ -152,16 +152,16 @@ void PipelineTokenizer::find_added_tokens(const TokenizerSpec& spec) {
     unusual.emplace(token.id, token);
     if (token.takes_space_after) space_takers_.push_back(token.id);
   }
-  const bool is_sentencepiece = spec.algorithm != Algorithm::kMerges;
   for (TokenId id = 0; id < vocabulary_.size(); ++id) {
     const bool is_user_defined = vocabulary_.type(id) == TokenType::kUserDefined;
     if (!is_user_defined && !vocabulary_.is_control(id)) continue;
+    if (is_user_defined && spec.algorithm == Algorithm::kUnigram) continue;  // the model itself prefers them
     const auto it = unusual.find(id);
     const AddedToken options = it == unusual.end() ? AddedToken{id} : it->second;
     std::string text(vocabulary_.token(id)), changed;
     if (options.is_normalised) text = normaliser_.apply(text, true, changed);
     // SentencePiece finds user-defined tokens in the text that it has prepared, spelled like the others.
-    const bool is_piece = is_sentencepiece && is_user_defined;
+    const bool is_piece = spec.algorithm == Algorithm::kScores && is_user_defined;
     if (is_piece)
       text = Normaliser({{TextChange::Kind::kReplace, " ", std::string(kMetaspace)}}).apply(text, true, changed);
     Found& found = options.is_normalised || is_piece ? normalised_ : as_is_;

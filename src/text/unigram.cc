@@ -11,7 +11,8 @@
 namespace kivi {
 namespace {
 
-constexpr float kUnknownPenalty = 10;  // an unknown character costs so much more than the rarest token
+constexpr float kUnknownPenalty = 10;        // an unknown character costs so much more than the rarest token
+constexpr float kUserDefinedPenalty = 0.1F;  // a user-defined token costs no more than this, whatever its score
 
 }  // namespace
 
@@ -21,15 +22,22 @@ Unigram::Unigram(const Vocabulary& vocabulary, std::vector<float> scores)
     fail(ErrorCode::kCorrupt, "vocabulary of {} tokens and {} scores: must be as many; the model file is broken",
          vocabulary.size(), scores_.size());
   }
-  float least = std::numeric_limits<float>::infinity();
+  float least = std::numeric_limits<float>::max();
+  float most = std::numeric_limits<float>::min();
   for (TokenId id = 0; id < vocabulary.size(); ++id) {
     const float score = scores_[static_cast<size_t>(id)];
     if (!std::isfinite(score)) fail(ErrorCode::kCorrupt, "token {}: has score {}; the model file is broken", id, score);
-    if (!vocabulary.is_text(id)) continue;
-    trie_.add(vocabulary.token(id), id);
+    if (vocabulary.is_text(id)) trie_.add(vocabulary.token(id), id);
+    if (vocabulary.type(id) != TokenizerSpec::TokenType::kNormal) continue;
     least = std::min(least, score);
+    most = std::max(most, score);
   }
-  unknown_score_ = std::isfinite(least) ? least - kUnknownPenalty : 0;
+  unknown_score_ = least - kUnknownPenalty;
+  for (TokenId id = 0; id < vocabulary.size(); ++id) {
+    if (vocabulary.type(id) != TokenizerSpec::TokenType::kUserDefined) continue;
+    const auto size = static_cast<float>(vocabulary.token(id).size());
+    scores_[static_cast<size_t>(id)] = size * most - kUserDefinedPenalty;
+  }
 }
 
 void Unigram::append_best(std::string_view text, std::vector<TokenId>& out) const {

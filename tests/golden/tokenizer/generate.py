@@ -171,13 +171,14 @@ class HuggingFace:
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
+        self.special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
 
     def encode(self, text, parse_special):
         self.tokenizer.encode_special_tokens = not parse_special  # True: control tokens are plain text
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids):
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return self.tokenizer.decode([i for i in ids if i not in self.special])
 
 
 class SentencePiece:
