@@ -5,7 +5,7 @@
 
 #include "core/error.h"
 #include "io/gguf_parser.h"
-#include "io/quoted.h"
+#include "core/quoted.h"
 
 namespace kivi {
 namespace {

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "io/quoted.h"
+#include "core/quoted.h"
 #include "text/presets.h"
 
 namespace kivi {

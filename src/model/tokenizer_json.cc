@@ -52,16 +52,18 @@ void read_vocabulary(const JsonField& model, TokenizerSpec& spec) {
   }
 }
 
+std::optional<TokenizerSpec::Merge> merge_of(const nlohmann::json& merge) {
+  if (merge.is_string()) return parse_merge(merge.get_ref<const std::string&>());
+  const bool is_pair = merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string();
+  return is_pair ? std::optional(merge.get<TokenizerSpec::Merge>()) : std::nullopt;
+}
+
 void read_merges(const JsonField& merges, TokenizerSpec& spec) {
   spec.merges.reserve(merges.array().size());
-  for (const auto& merge : merges.array()) {
-    if (merge.is_string()) {
-      spec.merges.push_back(parse_merge(merge.get_ref<const std::string&>()));
-    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-      spec.merges.emplace_back(merge[0].get_ref<const std::string&>(), merge[1].get_ref<const std::string&>());
-    } else {
-      merges.fail(ErrorCode::kCorrupt, "has a merge that is neither \"left right\" nor [\"left\", \"right\"]");
-    }
+  for (size_t i = 0; i < merges.array().size(); ++i) {
+    std::optional<TokenizerSpec::Merge> merge = merge_of(merges.value()[i]);
+    if (!merge) merges[i].fail(ErrorCode::kCorrupt, "is neither \"left right\" nor [\"left\", \"right\"]");
+    spec.merges.push_back(std::move(*merge));
   }
 }
 

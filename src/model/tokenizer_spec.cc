@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/quoted.h"
 #include "text/byte_pair.h"
 #include "text/presets.h"
 
@@ -48,7 +49,14 @@ void read_byte_level(const GgufFile& file, TokenizerSpec& spec) {
   const std::vector<std::string>* merges = file.find_strings(key("merges"));
   if (merges == nullptr) return;
   spec.merges.reserve(merges->size());
-  for (const std::string& line : *merges) spec.merges.push_back(parse_merge(line));
+  for (const std::string& line : *merges) {
+    std::optional<TokenizerSpec::Merge> merge = parse_merge(line);
+    if (!merge) {
+      fail(ErrorCode::kCorrupt, "{}: {} has {}, must be two tokens with a space between", file.path(), key("merges"),
+           kivi::quoted(line));
+    }
+    spec.merges.push_back(std::move(*merge));
+  }
 }
 
 // SentencePiece's BPE.

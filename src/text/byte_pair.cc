@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/quoted.h"
 #include "text/unicode.h"
 
 namespace kivi {
@@ -15,8 +16,8 @@ TokenId find_token(const Vocabulary& vocabulary, std::string_view token, const T
                    size_t rank) {
   const std::optional<TokenId> id = vocabulary.find(token);
   if (!id) {
-    fail(ErrorCode::kCorrupt, "merge {} '{} {}': token '{}' is not in the vocabulary; the model file is broken", rank,
-         merge.first, merge.second, token);
+    fail(ErrorCode::kCorrupt, "merge {} {} {}: token {} is not in the vocabulary; the model file is broken", rank,
+         kivi::quoted(merge.first), kivi::quoted(merge.second), kivi::quoted(token));
   }
   return *id;
 }
@@ -94,12 +95,10 @@ size_t MergeRules::slot_of(TokenId left, TokenId right) const {
   return slot;
 }
 
-TokenizerSpec::Merge parse_merge(std::string_view line) {
+std::optional<TokenizerSpec::Merge> parse_merge(std::string_view line) {
   const size_t space = line.find(' ', 1);
-  if (space == std::string_view::npos || space + 1 == line.size()) {
-    fail(ErrorCode::kCorrupt, "merge '{}': must be two tokens with a space between; the model file is broken", line);
-  }
-  return {std::string(line.substr(0, space)), std::string(line.substr(space + 1))};
+  if (space == std::string_view::npos || space + 1 == line.size()) return std::nullopt;
+  return TokenizerSpec::Merge(line.substr(0, space), line.substr(space + 1));
 }
 
 void BytePairMerger::append_merged(std::span<const TokenId> symbols, std::vector<TokenId>& out) {

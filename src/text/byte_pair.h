@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,8 +36,8 @@ class MergeRules {
   std::vector<Rule> slots_;  // a power of two of them, at most half full
 };
 
-// A merge as files write it, "left right". Throws Error{kCorrupt} where that is not two tokens.
-TokenizerSpec::Merge parse_merge(std::string_view line);
+// A merge as files write it, "left right"; nullopt where that is not two tokens.
+std::optional<TokenizerSpec::Merge> parse_merge(std::string_view line);
 
 // Applies merge rules; holds the scratch memory, so one per thread. O(n log n) in the symbols of a piece.
 class BytePairMerger {

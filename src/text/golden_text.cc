@@ -59,7 +59,7 @@ TokenizerSpec tiny_spec(std::string_view pre) {
   set_pretokeniser(spec, pre);
   for (int byte = 0; byte < 256; ++byte) spec.tokens.push_back(byte_symbol(static_cast<uint8_t>(byte)));
   for (const auto& line : tiny["merges"]) {
-    const auto& [left, right] = spec.merges.emplace_back(parse_merge(line.get<std::string>()));
+    const auto& [left, right] = spec.merges.emplace_back(*parse_merge(line.get<std::string>()));
     spec.tokens.push_back(left + right);
   }
   const auto append = [&](const char* key, TokenType type) {

@@ -45,6 +45,27 @@ TEST(Pretokenizer, LlamaBpe) {
   EXPECT_EQ(split("llama-bpe", "e\xCC\x81"), (Pieces{"e", "\xCC\x81"}));
 }
 
+TEST(Pretokenizer, Falcon) {
+  EXPECT_EQ(split("falcon", "a,, 12345b (c)"), (Pieces{"a", ",,", " ", "123", "45", "b", " ", "(", "c", ")"}));
+  // The symbol of the byte B2 is a digit.
+  EXPECT_EQ(split("falcon", "x\xC2\xB2"), (Pieces{"x", "\xC2", "\xB2"}));
+}
+
+Pieces cut(TextCut options, std::string_view text) {
+  const auto pieces = Pretokenizer({std::move(options)}).split(text);
+  return {pieces.begin(), pieces.end()};
+}
+
+TEST(Pretokenizer, MatchesGoWhereTheyBelong) {
+  using Matches = TextCut::Matches;
+  EXPECT_EQ(cut({"-", Matches::kIsolated}, "a--b-"), (Pieces{"a", "-", "-", "b", "-"}));
+  EXPECT_EQ(cut({"-", Matches::kRemoved}, "a--b-"), (Pieces{"a", "b"}));
+  EXPECT_EQ(cut({"-", Matches::kContiguous}, "a--b-"), (Pieces{"a", "--", "b", "-"}));
+  EXPECT_EQ(cut({"-", Matches::kWithPrevious}, "-a--b-"), (Pieces{"-", "a-", "-", "b-"}));
+  EXPECT_EQ(cut({"-", Matches::kWithNext}, "-a--b-"), (Pieces{"-a", "-", "-b", "-"}));
+  EXPECT_EQ(cut({"[a-z]", Matches::kRemoved, true}, "a--b-"), (Pieces{"a", "b"}));
+}
+
 TEST(Pretokenizer, SpaceIsUnicodeWhiteSpace) {
   // U+0085 and U+3000 are white space; U+180E and U+200B are not.
   EXPECT_EQ(split("gpt-2", "a\xC2\x85\xE3\x80\x80"), (Pieces{"a", "\xC2\x85\xE3\x80\x80"}));

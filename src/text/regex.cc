@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/quoted.h"
 
 namespace kivi {
 namespace {
@@ -21,9 +22,7 @@ constexpr std::string_view kHexClass = "0-9A-Fa-f";
 constexpr uint32_t kMatchLimit = 1'000'000;
 
 [[noreturn]] void refuse(std::string_view pattern, std::string_view what) {
-  std::string shown;
-  for (const char c : pattern.substr(0, 200)) shown += c >= ' ' && c <= '~' ? c : '?';
-  fail(ErrorCode::kUnsupported, "pre-tokeniser pattern '{}': {}", shown, what);
+  fail(ErrorCode::kUnsupported, "pre-tokeniser pattern {}: {}", kivi::quoted(pattern), what);
 }
 
 // Rewrites a pattern from left to right.

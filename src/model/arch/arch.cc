@@ -3,7 +3,7 @@
 #include <array>
 
 #include "core/error.h"
-#include "io/quoted.h"
+#include "core/quoted.h"
 
 namespace kivi {
 
