@@ -93,7 +93,7 @@ TokenizerSpec read_tokenizer_spec(const GgufFile& file) {
   spec.bos = read_id(file, "bos_token_id", tokens->size());
   spec.eos = read_id(file, "eos_token_id", tokens->size());
   spec.pad = read_id(file, "padding_token_id", tokens->size());
-  spec.unknown = read_id(file, "unknown_token_id", tokens->size());
+  if (const std::optional<TokenId> id = read_id(file, "unknown_token_id", tokens->size())) spec.unknown = id;
   for (const char* name : {"eot_token_id", "eom_token_id"}) {
     if (const std::optional<TokenId> id = read_id(file, name, tokens->size())) spec.ends.push_back(*id);
   }

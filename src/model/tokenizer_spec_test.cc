@@ -80,6 +80,42 @@ TEST(TokenizerSpec, ChecksListsAndIds) {
                  "tokenizer.ggml.token_type has 7, must be 1 to 6");
   expect_corrupt(three_tokens().set("tokenizer.ggml.eos_token_id", uint32_t{3}),
                  "tokenizer.ggml.eos_token_id is 3, but the vocabulary has 3 tokens");
+  expect_corrupt(three_tokens().set("tokenizer.ggml.merges", Strings{"ab"}),
+                 "tokenizer.ggml.merges has 'ab', must be two tokens with a space between");
+  EXPECT_THROW(spec_of(three_tokens().set("tokenizer.ggml.model", "bert")), Error);
+}
+
+GgufBuilder four_pieces(const std::vector<float>& scores = {0, -1, -2, 0}) {
+  return GgufBuilder()
+      .set("tokenizer.ggml.model", "llama")
+      .set("tokenizer.ggml.tokens", Strings{"<unk>", "a", "\xE2\x96\x81", "<0x21>"})
+      .set("tokenizer.ggml.scores", scores)
+      .set("tokenizer.ggml.token_type", std::vector<int32_t>{2, 1, 1, 6});
+}
+
+TEST(TokenizerSpec, ReadsSentencePiece) {
+  const TokenizerSpec spec = spec_of(four_pieces().set("tokenizer.ggml.eot_token_id", uint32_t{1}));
+  EXPECT_EQ(spec.algorithm, TokenizerSpec::Algorithm::kScores);
+  EXPECT_EQ(spec.scores, (std::vector<float>{0, -1, -2, 0}));
+  EXPECT_EQ(spec.unknown, 0);
+  EXPECT_EQ(spec.ends, std::vector<TokenId>{1});
+  EXPECT_TRUE(spec.add_bos);
+  const auto encode = [](const TokenizerSpec& s) { return make_tokenizer(s)->encode("a a!?", false, false); };
+  EXPECT_EQ(encode(spec), (std::vector<TokenId>{2, 1, 2, 1, 3, 0}));
+  EXPECT_EQ(encode(spec_of(four_pieces().set("tokenizer.ggml.add_space_prefix", false))),
+            (std::vector<TokenId>{1, 2, 1, 3, 0}));
+  expect_corrupt(four_pieces({0}), "tokenizer.ggml.scores must have one entry for each of 4 tokens");
+}
+
+TEST(TokenizerSpec, Phi3TokensTakeTheSpaceBehindThem) {
+  const auto tokenizer =
+      make_tokenizer(spec_of(GgufBuilder()
+                                 .set("tokenizer.ggml.model", "llama")
+                                 .set("tokenizer.ggml.tokens", Strings{"<|user|>", "<|assistant|>", "<|system|>",
+                                                                       "<|end|>", "a", "\xE2\x96\x81"})
+                                 .set("tokenizer.ggml.scores", std::vector<float>(6, 0))
+                                 .set("tokenizer.ggml.token_type", std::vector<int32_t>{3, 3, 3, 3, 1, 1})));
+  EXPECT_EQ(tokenizer->encode("<|user|>\n a<|end|>", false, true), (std::vector<TokenId>{0, 5, 4, 3}));
 }
 
 TEST(TokenizerSpec, ReadsSmolLM2) {
