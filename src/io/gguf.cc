@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "core/error.h"
-#include "io/gguf_parser.h"
 #include "core/quoted.h"
+#include "io/gguf_parser.h"
 
 namespace kivi {
 namespace {
