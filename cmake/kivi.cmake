@@ -42,16 +42,17 @@ endfunction()
 set(KIVI_TEST_ROOT "${PROJECT_SOURCE_DIR}" CACHE STRING
     "Where tests find their data; . for tests that run in another copy of the sources, from its root")
 
-# kivi_test(NAME SOURCES a_test.cc ... DEPS kivi_core ...): one GoogleTest executable; every case becomes a ctest test.
+# kivi_test(NAME SOURCES a_test.cc ... DEPS kivi_core ... [PREFIX p] [FILTER f]): one GoogleTest executable; every case,
+# or those that the filter takes, becomes a ctest test, its name after the prefix.
 function(kivi_test name)
   if(NOT KIVI_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "PREFIX;FILTER" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE kivi_flags ${ARG_DEPS} GTest::gtest GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE KIVI_SOURCE_DIR="${KIVI_TEST_ROOT}")
-  gtest_discover_tests(${name} PROPERTIES TIMEOUT 600 DISCOVERY_TIMEOUT 120)
+  gtest_discover_tests(${name} TEST_PREFIX "${ARG_PREFIX}" TEST_FILTER "${ARG_FILTER}" PROPERTIES TIMEOUT 600 DISCOVERY_TIMEOUT 120)
 endfunction()
 
 if(KIVI_FUZZ)

@@ -128,9 +128,10 @@ struct SumWordsArgs {
 };
 
 // n_new[b] new tokens of each sequence attend to all stored tokens of their sequence (packed pages, window, sinks) and,
-// causally, to the new tokens themselves in 16 bits. Decoding is one new token, prefill an empty past, and everything
-// between is the same operation. (KIVI, Algorithm 1: prefill step 1; decoding steps 1 and 4. Attend first, then store.)
-// A sequence may have no rows, as padding of a recorded step has; rows that belong to no sequence are left alone.
+// causally, to the new tokens themselves in 16 bits: in a layer that slides, to those that it sees. Decoding is one new
+// token, prefill an empty past, and everything between is the same operation. (KIVI, Algorithm 1: prefill step 1;
+// decoding steps 1 and 4. Attend first, then store.) A sequence may have no rows, as padding of a recorded step has;
+// rows that belong to no sequence are left alone.
 struct AttendArgs {
   AnyView q;                  // [N, H, D] act; H a multiple of K
   AnyView new_keys;           // [N, K, D] 16 bits: cache.window_dtype
@@ -138,12 +139,14 @@ struct AttendArgs {
   AnyView seq_begin;          // [B + 1] i32: rows seq_begin[b] .. seq_begin[b + 1] - 1 are sequence b
   format::KvBatchView cache;  // before this step
   float softmax_scale = 0.0F;
-  AnyView out;  // [N, H, D] act; not q
+  float score_cap = 0.0F;  // above 0: a scaled score s becomes score_cap * tanh(s / score_cap)
+  AnyView out;             // [N, H, D] act; not q
 };
 
-// Stores the new tokens: those that the window policies put into packed pages are quantised there, together with older
-// tokens that now leave the window; the rest goes into the window. (KIVI, Algorithm 1: prefill steps 2 and 3; decoding
-// steps 2 and 3.) The tables of `cache` must already have pages for what is stored.
+// Stores the new tokens, but for those that have left a layer which slides already: those that the window policies put
+// into packed pages are quantised there, together with older tokens that now leave the window; the rest goes into the
+// window. (KIVI, Algorithm 1: prefill steps 2 and 3; decoding steps 2 and 3.) The tables of `cache` must already have
+// pages for what is stored.
 struct StoreKvArgs {
   AnyView new_keys;    // [N, K, D] 16 bits: cache.window_dtype
   AnyView new_values;  // [N, K, D]
@@ -151,11 +154,11 @@ struct StoreKvArgs {
   format::KvBatchView cache;
 };
 
-// What the attend calls of one step have in common: everything but the layer. seq_begin and the lengths in `cache` are
-// read when the operation runs, so that a recording serves later steps.
+// What the attend calls of one step and one group of layers (cache.group) have in common: everything but the layer.
+// seq_begin and the lengths in `cache` are read when the operation runs, so that a recording serves later steps.
 struct PlanAttendArgs {
   AnyView seq_begin;          // [B + 1] i32
-  format::KvBatchView cache;  // of any layer
+  format::KvBatchView cache;  // of any layer of the group
   int64_t n_rows = 0;         // N
   int64_t n_heads = 0;        // H
 };
@@ -209,7 +212,8 @@ class Backend {
   virtual void argmax(const ArgmaxArgs& args) = 0;
   virtual void convert(const ConvertArgs& args) = 0;
   virtual void sum_words(const SumWordsArgs& args);  // Error{kUnsupported} where there is none
-  // Before the attend calls of a step, in the order of operations. For devices that share work out there.
+  // For each group of layers, before the attend calls of a step, in the order of operations. For devices that share
+  // work out there.
   virtual void plan_attend(const PlanAttendArgs& /*args*/) {}
   virtual void attend(const AttendArgs& args) = 0;
   virtual void store_kv(const StoreKvArgs& args) = 0;
@@ -222,6 +226,9 @@ struct BackendOptions {
   // Of weights, activations and the cache's window on a GPU: f16 (default) or bf16. Devices of the host compute in f32,
   // with a window in f16.
   std::optional<DType> dtype{};
+  // Of a GPU: a cudaStream_t of the caller's that all operations are asked of. It must outlive the backend. Null: one
+  // of the backend's own.
+  void* stream = nullptr;
 };
 
 // Throws Error{kUnsupported} listing what is there when the device asked for is not.

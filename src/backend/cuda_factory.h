@@ -10,6 +10,6 @@
 namespace kivi {
 
 std::vector<std::string> cuda_devices();  // "cuda:0", ...; empty without a GPU or without CUDA
-std::unique_ptr<Backend> make_cuda_backend(int device, DType dtype);
+std::unique_ptr<Backend> make_cuda_backend(int device, DType dtype, void* stream);
 
 }  // namespace kivi

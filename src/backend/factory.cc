@@ -82,7 +82,7 @@ std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
     if (!variant.empty() && (error != std::errc() || end != variant.data() + variant.size() || index < 0)) {
       fail_unknown(device);
     }
-    return make_cuda_backend(index, dtype_of_gpu(options.dtype));
+    return make_cuda_backend(index, dtype_of_gpu(options.dtype), options.stream);
   }
   fail_unknown(device);
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstring>
+#include <map>
 #include <utility>
 
 #include "backend/backend.h"
@@ -132,13 +133,16 @@ class FakeDevice : public Backend {
     enqueue([this, args] { inner_->sum_words(args); });
   }
   void plan_attend(const PlanAttendArgs& args) override {
-    enqueue([this, args] { plan_ = args; });
+    enqueue([this, args] { plans_[args.cache.group] = args; });
   }
   void attend(const AttendArgs& args) override {
     for (const AnyView& view : {args.q, args.out, args.new_keys, args.new_values}) require_activation(view);
     enqueue([this, args] {
-      require(plan_.seq_begin.data == args.seq_begin.data && plan_.seq_begin.shape[0] == args.seq_begin.shape[0] &&
-                  plan_.n_rows == args.q.shape[0] && plan_.n_heads == args.q.shape[1],
+      const PlanAttendArgs& plan = plans_[args.cache.group];
+      require(plan.seq_begin.data == args.seq_begin.data && plan.seq_begin.shape[0] == args.seq_begin.shape[0] &&
+                  plan.n_rows == args.q.shape[0] && plan.n_heads == args.q.shape[1] &&
+                  plan.cache.packed_table.data == args.cache.packed_table.data &&
+                  plan.cache.key_policy == args.cache.key_policy,
               "attention that was not planned");
       AttendArgs wide = args;
       const Wide q(args.q, false);
@@ -235,7 +239,7 @@ class FakeDevice : public Backend {
   std::unique_ptr<Backend> inner_ = make_backend({.device = "reference", .n_threads = 1});
   Operations queue_;
   Operations* recording_ = nullptr;
-  PlanAttendArgs plan_;
+  std::map<int32_t, PlanAttendArgs> plans_;  // by group of layers
   size_t allocated_ = 0;
   Counts counts_;
 };

@@ -7,8 +7,6 @@
 namespace kivi {
 namespace {
 
-using format::WindowPolicy;
-
 const KvCapacity& checked(const KvCapacity& capacity, const KvConfig& config, const KvShape& shape) {
   config.validate(shape);
   if (capacity.max_tokens < 1 || capacity.max_sequences < 1) {
@@ -18,17 +16,17 @@ const KvCapacity& checked(const KvCapacity& capacity, const KvConfig& config, co
   return capacity;
 }
 
-TableWidths table_widths(const KvConfig& config, int64_t max_tokens) {
-  return {.packed = std::max<int64_t>(1, most_pages_of(config, max_tokens).packed),
-          .keys = config.key_policy().n_slots(max_tokens),
-          .values = config.value_policy().n_slots(max_tokens)};
+// A sliding window that no sequence outgrows is none: one group of layers then, and nothing to mask.
+KvShape without_idle_windows(KvShape shape, const KvCapacity& capacity) {
+  if (shape.sliding_window >= capacity.max_tokens) shape.slides.clear();
+  return shape;
 }
 
 // Slabs of a kind are opened only when all others of it are full, so that whatever order pages come and go in, they
 // need no more than their greatest number does.
-int64_t n_slabs(const SlabLayout& layout, const KvConfig& config, const KvCapacity& capacity) {
-  const KvPages each = most_pages_of(config, capacity.max_tokens);
-  const int64_t most = layout.n_slabs({capacity.max_sequences * each.packed, capacity.max_sequences * each.window});
+int64_t n_slabs(const KvShape& shape, const KvConfig& config, const KvCapacity& capacity) {
+  const SlabLayout layout = slab_layout(shape, config);
+  const int64_t most = layout.n_slabs(capacity.max_sequences * most_pages_of(shape, config, capacity.max_tokens));
   if (capacity.memory_bytes == 0) return most;
   if (capacity.memory_bytes < layout.slab_bytes) {
     fail(ErrorCode::kOutOfMemory,
@@ -41,20 +39,35 @@ int64_t n_slabs(const SlabLayout& layout, const KvConfig& config, const KvCapaci
 }  // namespace
 
 KvCache::KvCache(Backend& backend, const KvShape& shape, const KvConfig& config, const KvCapacity& capacity)
-    : shape_(shape),
+    : shape_(without_idle_windows(shape, capacity)),
       config_(config),
       capacity_(checked(capacity, config, shape)),
       layout_(config.layout(shape)),
-      key_policy_(config.key_policy()),
-      value_policy_(config.value_policy()),
       window_dtype_(window_dtype(backend.activation_dtype())),
-      widths_(table_widths(config, capacity.max_tokens)),
-      arena_(backend, slab_layout(shape, config), n_slabs(slab_layout(shape, config), config, capacity)),
-      tables_(backend, capacity.max_sequences, widths_),
+      groups_(layer_groups(shape_, config)),
+      columns_(columns_of(groups_, capacity.max_tokens)),
+      places_(static_cast<size_t>(shape.n_layers)),
+      arena_(backend, slab_layout(shape_, config), n_slabs(shape_, config, capacity)),
+      tables_(backend, capacity.max_sequences, columns_.back().end),
       sequences_(static_cast<size_t>(capacity.max_sequences)),
       row_owners_(static_cast<size_t>(capacity.max_sequences)) {
   layout_.order = backend.code_order();
+  for (const LayerGroup& group : groups_) {
+    for (int64_t i = 0; i < group.n_layers(); ++i) places_[group.layers[i]] = {group.id, i};
+  }
   for (SequenceId id = capacity.max_sequences; id-- > 0;) free_ids_.push_back(id);
+}
+
+std::vector<KvCache::Columns> KvCache::columns_of(std::span<const LayerGroup> groups, int64_t max_tokens) {
+  std::vector<Columns> all;
+  for (const LayerGroup& group : groups) {
+    Columns columns{.packed = all.empty() ? 0 : all.back().end};
+    columns.keys = columns.packed + std::max<int64_t>(1, group_spans(group, max_tokens).packed.end);
+    columns.values = columns.keys + group.keys.n_slots(max_tokens);
+    columns.end = columns.values + group.values.n_slots(max_tokens);
+    all.push_back(columns);
+  }
+  return all;
 }
 
 KvCache::Sequence& KvCache::at(SequenceId id) {
@@ -72,16 +85,19 @@ SequenceId KvCache::create() {
   free_ids_.pop_back();
   sequences_[id] = {.alive = true,
                     .serial = next_serial_++,
-                    .pages = std::vector<PageId>(static_cast<size_t>(widths_.row()), kNoPage)};
+                    .pages = std::vector<PageId>(static_cast<size_t>(columns_.back().end), kNoPage)};
   return id;
 }
 
 void KvCache::release(SequenceId id) {
   Sequence& sequence = at(id);
+  std::erase_if(step_, [&](const StepSequence& entry) {
+    if (entry.id == id) leave_pages(sequence, sequence.n_tokens + entry.n_new);
+    return entry.id == id;
+  });
   for (PageId& page : sequence.pages) free_page(page);
   sequence = {};
   free_ids_.push_back(id);
-  std::erase_if(step_, [id](const StepSequence& entry) { return entry.id == id; });
 }
 
 void KvCache::free_page(PageId& page) {
@@ -90,54 +106,83 @@ void KvCache::free_page(PageId& page) {
   page = kNoPage;
 }
 
+KvPages KvCache::most_pages(int64_t n_tokens) const {
+  KvPages pages;
+  for (const LayerGroup& group : groups_) pages += most_pages_of(group, n_tokens);
+  return pages;
+}
+
 bool KvCache::can_ever_hold(int64_t n_tokens) const {
-  return n_tokens <= capacity_.max_tokens &&
-         arena_.layout().n_slabs(most_pages_of(config_, n_tokens)) <= arena_.n_slabs();
+  return n_tokens <= capacity_.max_tokens && arena_.layout().n_slabs(most_pages(n_tokens)) <= arena_.n_slabs();
 }
 
 bool KvCache::can_hold_now(int64_t n_tokens) const {
-  return can_ever_hold(n_tokens) && arena_.has_room(most_pages_of(config_, n_tokens));
+  return can_ever_hold(n_tokens) && arena_.has_room(most_pages(n_tokens));
+}
+
+// Calls visit(column) for the 16-bit pages of a group that a step adds.
+template <typename Visit>
+void KvCache::for_each_entering_window(const LayerGroup& group, const GroupSpans& before, const GroupSpans& after,
+                                       Visit visit) const {
+  const Columns& columns = columns_[group.id];
+  for_each_entering_slot(group.keys, columns.n_key_slots(), before.keys, after.keys,
+                         [&](int32_t slot) { visit(columns.keys + slot); });
+  for_each_entering_slot(group.values, columns.n_value_slots(), before.values, after.values,
+                         [&](int32_t slot) { visit(columns.values + slot); });
 }
 
 KvPages KvCache::missing_pages(const Sequence& sequence, int64_t n_after) const {
-  KvPages missing{.packed = pages_of(config_, n_after).packed - sequence.n_packed_pages};
-  const auto count = [&](const WindowPolicy& policy, const WindowSpan& before, int64_t first_slot, int64_t n_slots) {
-    for_each_entering_slot(policy, static_cast<int32_t>(n_slots), before, window_span(policy, n_after),
-                           [&](int32_t slot) { missing.window += sequence.pages[first_slot + slot] == kNoPage; });
-  };
-  count(key_policy_, sequence.keys, widths_.packed, widths_.keys);
-  count(value_policy_, sequence.values, widths_.packed + widths_.keys, widths_.values);
+  KvPages missing;
+  for (const LayerGroup& group : groups_) {
+    const GroupSpans& before = sequence.spans[group.id];
+    const GroupSpans after = group_spans(group, n_after);
+    const PackedChange change(before.packed, after.packed);
+    missing[group.packed_pages()] = change.entering.size() - change.n_handed_on();
+    for_each_entering_window(group, before, after, [&](int64_t column) {
+      missing[group.window_pages()] += sequence.pages[column] == kNoPage;
+    });
+  }
   return missing;
 }
 
 // Their columns are added to changed_.
 void KvCache::take_pages(Sequence& sequence, int64_t n_after) {
-  const auto take = [&](PageKind kind, int64_t column) {
-    sequence.pages[column] = arena_.take(kind);
-    changed_.push_back(static_cast<int32_t>(column));
-  };
-  const int64_t n_packed_pages = pages_of(config_, n_after).packed;
-  while (sequence.n_packed_pages < n_packed_pages) take(PageKind::kPacked, sequence.n_packed_pages++);
-  const auto fill = [&](const WindowPolicy& policy, const WindowSpan& before, int64_t first_slot, int64_t n_slots) {
-    for_each_entering_slot(policy, static_cast<int32_t>(n_slots), before, window_span(policy, n_after),
-                           [&](int32_t slot) {
-                             if (sequence.pages[first_slot + slot] == kNoPage)
-                               take(PageKind::kWindow, first_slot + slot);
-                           });
-  };
-  fill(key_policy_, sequence.keys, widths_.packed, widths_.keys);
-  fill(value_policy_, sequence.values, widths_.packed + widths_.keys, widths_.values);
+  for (const LayerGroup& group : groups_) {
+    const GroupSpans& before = sequence.spans[group.id];
+    const GroupSpans after = group_spans(group, n_after);
+    const PackedChange change(before.packed, after.packed);
+    PageId* const packed = &sequence.pages[columns_[group.id].packed];
+    for (int64_t i = 0; i < change.entering.size(); ++i) {
+      const int64_t page = change.entering.begin + i;
+      packed[page] = i < change.n_handed_on() ? packed[change.leaving.begin + i] : arena_.take(group.packed_pages());
+      changed_.push_back(static_cast<int32_t>(columns_[group.id].packed + page));
+    }
+    for_each_entering_window(group, before, after, [&](int64_t column) {
+      if (sequence.pages[column] != kNoPage) return;
+      sequence.pages[column] = arena_.take(group.window_pages());
+      changed_.push_back(static_cast<int32_t>(column));
+    });
+  }
 }
 
-void KvCache::free_left_pages(Sequence& sequence, int64_t n_after) {
-  const auto free = [&](const WindowPolicy& policy, WindowSpan& span, int64_t first_slot, int64_t n_slots) {
-    const WindowSpan after = window_span(policy, n_after);
-    for_each_leaving_slot(policy, static_cast<int32_t>(n_slots), span, after,
-                          [&](int32_t slot) { free_page(sequence.pages[first_slot + slot]); });
-    span = after;
-  };
-  free(key_policy_, sequence.keys, widths_.packed, widths_.keys);
-  free(value_policy_, sequence.values, widths_.packed + widths_.keys, widths_.values);
+// After a step, pages that nothing later reads.
+void KvCache::leave_pages(Sequence& sequence, int64_t n_after) {
+  for (const LayerGroup& group : groups_) {
+    GroupSpans& spans = sequence.spans[group.id];
+    const GroupSpans after = group_spans(group, n_after);
+    const Columns& columns = columns_[group.id];
+    const PackedChange change(spans.packed, after.packed);
+    for (int64_t i = 0; i < change.leaving.size(); ++i) {
+      PageId& page = sequence.pages[columns.packed + change.leaving.begin + i];
+      if (i < change.n_handed_on()) page = kNoPage;
+      free_page(page);
+    }
+    for_each_leaving_slot(group.keys, columns.n_key_slots(), spans.keys, after.keys,
+                          [&](int32_t slot) { free_page(sequence.pages[columns.keys + slot]); });
+    for_each_leaving_slot(group.values, columns.n_value_slots(), spans.values, after.values,
+                          [&](int32_t slot) { free_page(sequence.pages[columns.values + slot]); });
+    spans = after;
+  }
 }
 
 bool KvCache::reserve(std::span<const StepSequence> step) {
@@ -152,9 +197,7 @@ bool KvCache::reserve(std::span<const StepSequence> step) {
            "sequence of {} tokens: the context is {}; shorten the prompt or raise --context", n_after,
            capacity_.max_tokens);
     }
-    const KvPages need = missing_pages(sequence, n_after);
-    missing.packed += need.packed;
-    missing.window += need.window;
+    missing += missing_pages(sequence, n_after);
   }
   if (!arena_.has_room(missing)) return false;
   step_.assign(step.begin(), step.end());
@@ -181,19 +224,26 @@ void KvCache::fill_tables() {
 }
 
 format::KvBatchView KvCache::view(int layer, int64_t n_sequences) const {
+  const LayerPlace& place = places_[layer];
+  const LayerGroup& group = groups_[place.group];
+  const Columns& columns = columns_[place.group];
   const SlabLayout& slabs = arena_.layout();
+  const auto pages_of_layer = [&](PageKind kind) {
+    return arena_.data() + place.index * (slabs.page_bytes[kind] / group.n_layers());
+  };
   format::KvBatchView view;
   view.layout = layout_;
-  view.key_policy = key_policy_;
-  view.value_policy = value_policy_;
-  view.packed_pages = arena_.data() + layer * (slabs.packed_page_bytes / shape_.n_layers);
+  view.key_policy = group.keys;
+  view.value_policy = group.values;
+  view.group = group.id;
+  view.packed_pages = pages_of_layer(group.packed_pages());
   view.packed_stride = slabs.granule_bytes;
-  view.window_pages = arena_.data() + layer * (slabs.window_page_bytes / shape_.n_layers);
+  view.window_pages = pages_of_layer(group.window_pages());
   view.window_stride = slabs.granule_bytes;
   view.window_dtype = window_dtype_;
-  view.packed_table = tables_.packed(n_sequences);
-  view.key_window_table = tables_.keys(n_sequences);
-  view.value_window_table = tables_.values(n_sequences);
+  view.packed_table = tables_.table(n_sequences, columns.packed, columns.keys - columns.packed);
+  view.key_window_table = tables_.table(n_sequences, columns.keys, columns.n_key_slots());
+  view.value_window_table = tables_.table(n_sequences, columns.values, columns.n_value_slots());
   view.n_past = tables_.n_past(n_sequences);
   return view;
 }
@@ -202,7 +252,7 @@ void KvCache::commit() {
   for (const StepSequence& entry : step_) {
     Sequence& sequence = at(entry.id);
     sequence.n_tokens += entry.n_new;
-    free_left_pages(sequence, sequence.n_tokens);
+    leave_pages(sequence, sequence.n_tokens);
   }
   step_.clear();
 }

@@ -2,9 +2,11 @@
 //
 // A step, for the engine:  reserve() pages for the new tokens of some sequences; the model runs its layers on
 // view(layer); commit() makes the new tokens count and frees the pages that left the windows. What a step costs here
-// grows with the pages that come and go, not with the lengths of the sequences.
+// grows with the pages that come and go, not with the lengths of the sequences. Layers that slide and layers that do
+// not have pages and tables of their own (layer_group.h).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -13,9 +15,9 @@
 #include "backend/tensor.h"
 #include "cache/kv_config.h"
 #include "cache/kv_memory.h"
+#include "cache/layer_group.h"
 #include "cache/page_arena.h"
 #include "cache/step_tables.h"
-#include "cache/window_span.h"
 
 namespace kivi {
 
@@ -66,6 +68,9 @@ class KvCache {
   // max_sequences) with sequences without tokens. Valid until commit(); the memory that it points into stays.
   format::KvBatchView view(int layer, int64_t n_sequences) const;
   format::KvBatchView view(int layer) const { return view(layer, std::ssize(step_)); }
+  // Groups of layers whose views differ by their layer's pages alone, and a layer of each. A view names its group.
+  int n_groups() const { return static_cast<int>(groups_.size()); }
+  int first_layer(int group) const { return groups_[group].layers.front(); }
   // Row borders of the reserved step, for the backend: [n_sequences + 1] i32.
   AnyView seq_begin(int64_t n_sequences) const { return tables_.seq_begin(n_sequences); }
   AnyView seq_begin() const { return seq_begin(std::ssize(step_)); }
@@ -74,6 +79,10 @@ class KvCache {
   // Lives as long as the memory that views point into.
   const std::shared_ptr<const Buffer>& memory_handle() const { return tables_.memory(); }
 
+  // Most pages that a sequence holds until it has n_tokens, within steps and between them.
+  KvPages most_pages(int64_t n_tokens) const;
+
+  // Of the model; no layer slides whose window no sequence outgrows.
   const KvShape& shape() const { return shape_; }
   const KvConfig& config() const { return config_; }
   const KvCapacity& capacity() const { return capacity_; }
@@ -88,21 +97,39 @@ class KvCache {
   int64_t capacity_bytes() const { return arena_.n_slabs() * arena_.layout().slab_bytes; }
 
  private:
+  // Where the tables of a group are in a row.
+  struct Columns {
+    int64_t packed = 0;
+    int64_t keys = 0;
+    int64_t values = 0;
+    int64_t end = 0;
+
+    int32_t n_key_slots() const { return static_cast<int32_t>(values - keys); }
+    int32_t n_value_slots() const { return static_cast<int32_t>(end - values); }
+  };
+  // A layer's group, and which of the group's layers it is.
+  struct LayerPlace {
+    int group = 0;
+    int64_t index = 0;
+  };
   struct Sequence {
     bool alive = false;
     uint64_t serial = 0;  // another one for every create()
     int64_t n_tokens = 0;
-    int64_t n_packed_pages = 0;
-    WindowSpan keys{}, values{};  // between steps
-    std::vector<PageId> pages{};  // as a row of the step's tables; kNoPage where there is none
-    int64_t table_row = -1;       // where it was in the tables last
+    std::array<GroupSpans, kMostLayerGroups> spans{};  // between steps
+    std::vector<PageId> pages{};                       // as a row of the step's tables; kNoPage where there is none
+    int64_t table_row = -1;                            // where it was in the tables last
   };
 
   Sequence& at(SequenceId id);
   const Sequence& at(SequenceId id) const { return const_cast<KvCache*>(this)->at(id); }
+  static std::vector<Columns> columns_of(std::span<const LayerGroup> groups, int64_t max_tokens);
+  template <typename Visit>
+  void for_each_entering_window(const LayerGroup& group, const GroupSpans& before, const GroupSpans& after,
+                                Visit visit) const;
   KvPages missing_pages(const Sequence& sequence, int64_t n_after) const;
   void take_pages(Sequence& sequence, int64_t n_after);
-  void free_left_pages(Sequence& sequence, int64_t n_after);
+  void leave_pages(Sequence& sequence, int64_t n_after);
   void free_page(PageId& page);
   void fill_tables();
 
@@ -110,10 +137,10 @@ class KvCache {
   KvConfig config_;
   KvCapacity capacity_;
   format::PageLayout layout_;
-  format::WindowPolicy key_policy_;
-  format::WindowPolicy value_policy_;
   DType window_dtype_;
-  TableWidths widths_;
+  std::vector<LayerGroup> groups_;
+  std::vector<Columns> columns_;    // by group
+  std::vector<LayerPlace> places_;  // by layer
 
   PageArena arena_;
   StepTables tables_;

@@ -95,7 +95,7 @@ TEST_P(KvCacheTest, WhatIsAllocatedIsHeldAndBounded) {
 TEST_P(KvCacheTest, AsManySequencesFitAsAreSaidTo) {
   const KvConfig config = parse_kv_config(GetParam());
   const int64_t room = 10 * memory_of(kShape, config, 777).allocated_bytes();
-  const int64_t n = sequences_that_fit(slab_layout(kShape, config), config, 500, room);
+  const int64_t n = sequences_that_fit(kShape, config, 500, room);
   for (const int64_t n_tried : {n, n + 1}) {
     KvCache cache(*backend_, kShape, config,
                   {.max_tokens = 500, .max_sequences = static_cast<int>(n_tried), .memory_bytes = room});

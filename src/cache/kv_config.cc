@@ -37,14 +37,18 @@ std::span<const KvConfig> kv_presets() {
   return presets;
 }
 
-format::WindowPolicy KvConfig::key_policy() const {
-  if (key_bits == kUnpackedBits) return {.sinks = sinks};
-  return {.sinks = sinks, .keep = 0, .flush = residual_length == 0 ? group_size : residual_length};
+format::WindowPolicy KvConfig::key_policy(int64_t sliding_window) const {
+  format::WindowPolicy policy{.sinks = sinks, .sliding_window = static_cast<int32_t>(sliding_window)};
+  if (key_bits == kUnpackedBits) return policy;
+  policy.keep = 0;
+  policy.flush = residual_length == 0 ? group_size : residual_length;
+  return policy;
 }
 
-format::WindowPolicy KvConfig::value_policy() const {
-  if (value_bits == kUnpackedBits) return {.sinks = sinks};
-  return {.sinks = sinks, .keep = residual_length, .flush = 1};
+format::WindowPolicy KvConfig::value_policy(int64_t sliding_window) const {
+  format::WindowPolicy policy{.sinks = sinks, .sliding_window = static_cast<int32_t>(sliding_window)};
+  if (value_bits != kUnpackedBits) policy.keep = residual_length;
+  return policy;
 }
 
 format::PageLayout KvConfig::layout(const KvShape& shape) const {
@@ -60,6 +64,13 @@ format::PageLayout KvConfig::layout(const KvShape& shape) const {
 void KvConfig::validate(const KvShape& shape) const {
   check_bits("key-bits", key_bits);
   check_bits("value-bits", value_bits);
+  if (shape.sliding_window < 0 || shape.sliding_window > format::WindowPolicy::kKeepAll) {
+    fail(ErrorCode::kInvalidArgument, "sliding window {}: must be 0 to {} tokens", shape.sliding_window,
+         format::WindowPolicy::kKeepAll);
+  }
+  if (!shape.slides.empty() && std::ssize(shape.slides) != shape.n_layers) {
+    fail(ErrorCode::kInternal, "{} layers, of which {} slide or do not", shape.n_layers, shape.slides.size());
+  }
   if (sinks < 0 || sinks > 4096) fail(ErrorCode::kInvalidArgument, "sinks {}: must be 0 to 4096", sinks);
   if (!is_packed()) return;
   if (group_size < kGroupUnit || kPageTokens % group_size != 0) {

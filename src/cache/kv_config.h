@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "format/page_layout.h"
 #include "format/window_policy.h"
@@ -15,7 +16,11 @@ struct KvShape {
   int n_layers = 0;
   int n_kv_heads = 0;
   int head_dim = 0;
+  // Sliding layers attend to the newest `sliding_window` tokens, the attending one among them; the others to all.
+  int64_t sliding_window = 0;
+  std::vector<bool> slides{};  // by layer; empty: none does
 
+  int64_t sliding_window_of(int layer) const { return !slides.empty() && slides[layer] ? sliding_window : 0; }
   int64_t elements_per_token() const { return int64_t{2} * n_layers * n_kv_heads * head_dim; }
 };
 
@@ -32,8 +37,9 @@ struct KvConfig {
   bool is_packed() const { return key_bits != kUnpackedBits || value_bits != kUnpackedBits; }
 
   // KIVI, section 3: keys keep nothing and are packed R at a time; values keep R and are packed one at a time.
-  format::WindowPolicy key_policy() const;
-  format::WindowPolicy value_policy() const;
+  // sliding_window: of the layer; 0: it does not slide.
+  format::WindowPolicy key_policy(int64_t sliding_window = 0) const;
+  format::WindowPolicy value_policy(int64_t sliding_window = 0) const;
   format::PageLayout layout(const KvShape& shape) const;
 
   // Throws Error{kInvalidArgument} naming the value and the fix if the fields contradict each other or the shape.

@@ -2,21 +2,49 @@
 
 #include <algorithm>
 
-#include "cache/window_span.h"
-
 namespace kivi {
 namespace {
 
-using format::kPageTokens;
 using format::kWindowPageTokens;
 using format::WindowPolicy;
 
-int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
+// Tokens of one side that are stored.
+struct StoredTokens {
+  int64_t packed = 0;
+  int64_t window = 0;  // sinks among them
+};
+
+StoredTokens stored_tokens(const WindowPolicy& policy, int64_t n_tokens) {
+  const int64_t first = policy.first_stored(n_tokens);
+  const int64_t packed = policy.sinks + policy.n_packed(n_tokens) - std::max<int64_t>(first, policy.sinks);
+  return {.packed = std::max<int64_t>(0, packed), .window = n_tokens - first - std::max<int64_t>(0, packed)};
 }
 
-int64_t window_tokens(const WindowPolicy& policy, int64_t n_tokens) {
-  return n_tokens - policy.n_packed(n_tokens);
+int64_t page_bytes(const KvShape& shape, const KvConfig& config, const LayerGroup& group, const KvPages& pages) {
+  return pages[group.packed_pages()] * packed_page_bytes(shape, config, group.n_layers()) +
+         pages[group.window_pages()] * window_page_bytes(shape, group.n_layers());
+}
+
+KvMemory group_memory(const KvShape& shape, const KvConfig& config, const LayerGroup& group, int64_t n_tokens) {
+  const int64_t side = group.n_layers() * shape.n_kv_heads * shape.head_dim;  // numbers of one token's keys
+  const StoredTokens keys = stored_tokens(group.keys, n_tokens);
+  const StoredTokens values = stored_tokens(group.values, n_tokens);
+  KvMemory memory;
+  memory.elements = side * (keys.packed + keys.window + values.packed + values.window);
+  if (config.is_packed()) {
+    const format::PageLayout layout = config.layout(shape);
+    memory.codes_bytes = side * (keys.packed * layout.key_bits + values.packed * layout.value_bits) / 8;
+    memory.params_bytes = side * keys.packed * 4 / layout.key_group + side * values.packed * 4 / layout.value_group;
+  }
+  memory.window_bytes = 2 * side * (keys.window + values.window);
+  const int64_t allocated = page_bytes(shape, config, group, pages_of(group, n_tokens));
+  memory.slack_bytes = allocated - memory.used_bytes();
+
+  LayerGroup unbounded = group;
+  unbounded.keys.sliding_window = unbounded.values.sliding_window = 0;
+  memory.dropped_tokens = std::min(group.keys.first_stored(n_tokens), group.values.first_stored(n_tokens));
+  memory.dropped_bytes = page_bytes(shape, config, unbounded, pages_of(unbounded, n_tokens)) - allocated;
+  return memory;
 }
 
 }  // namespace
@@ -31,59 +59,52 @@ KvMemory& KvMemory::operator+=(const KvMemory& other) {
   window_bytes += other.window_bytes;
   slack_bytes += other.slack_bytes;
   elements += other.elements;
+  dropped_tokens += other.dropped_tokens;
+  dropped_bytes += other.dropped_bytes;
   return *this;
 }
 
-KvPages pages_of(const KvConfig& config, int64_t n_tokens) {
-  const WindowPolicy key = config.key_policy();
-  const WindowPolicy value = config.value_policy();
-  return {.packed = divide_up(std::max(key.n_packed(n_tokens), value.n_packed(n_tokens)), kPageTokens),
-          .window = n_used_slots(key, n_tokens) + n_used_slots(value, n_tokens)};
+KvPages pages_of(const KvShape& shape, const KvConfig& config, int64_t n_tokens) {
+  KvPages pages;
+  for (const LayerGroup& group : layer_groups(shape, config)) pages += pages_of(group, n_tokens);
+  return pages;
 }
 
-KvPages most_pages_of(const KvConfig& config, int64_t n_tokens) {
-  return {.packed = pages_of(config, n_tokens).packed,
-          .window = config.key_policy().most_pages(n_tokens) + config.value_policy().most_pages(n_tokens)};
+KvPages most_pages_of(const KvShape& shape, const KvConfig& config, int64_t n_tokens) {
+  KvPages pages;
+  for (const LayerGroup& group : layer_groups(shape, config)) pages += most_pages_of(group, n_tokens);
+  return pages;
 }
 
-int64_t sequences_that_fit(const SlabLayout& layout, const KvConfig& config, int64_t n_tokens, int64_t memory_bytes) {
-  const KvPages each = most_pages_of(config, n_tokens);
+int64_t sequences_that_fit(const KvShape& shape, const KvConfig& config, int64_t n_tokens, int64_t memory_bytes) {
+  const SlabLayout layout = slab_layout(shape, config);
+  const KvPages each = most_pages_of(shape, config, n_tokens);
   const int64_t n_slabs = memory_bytes / layout.slab_bytes;
   auto n = static_cast<int64_t>(static_cast<double>(n_slabs) / layout.share_of_slabs(each)) + 1;
-  while (layout.n_slabs({n * each.packed, n * each.window}) > n_slabs) --n;  // slabs of both kinds are not full
+  while (layout.n_slabs(n * each) > n_slabs) --n;  // not all slabs of a kind are full
   return n;
 }
 
-int64_t packed_page_bytes(const KvShape& shape, const KvConfig& config) {
-  return config.is_packed() ? shape.n_layers * config.layout(shape).page_bytes() : 0;
+int64_t packed_page_bytes(const KvShape& shape, const KvConfig& config, int64_t n_layers) {
+  return config.is_packed() ? n_layers * config.layout(shape).page_bytes() : 0;
 }
 
-int64_t window_page_bytes(const KvShape& shape) {
-  return int64_t{2} * kWindowPageTokens * shape.n_layers * shape.n_kv_heads * shape.head_dim;
+int64_t window_page_bytes(const KvShape& shape, int64_t n_layers) {
+  return 2 * kWindowPageTokens * n_layers * shape.n_kv_heads * shape.head_dim;
 }
 
 SlabLayout slab_layout(const KvShape& shape, const KvConfig& config) {
-  return SlabLayout::make(packed_page_bytes(shape, config), window_page_bytes(shape));
+  KvPages bytes;
+  for (const LayerGroup& group : layer_groups(shape, config)) {
+    bytes[group.packed_pages()] = packed_page_bytes(shape, config, group.n_layers());
+    bytes[group.window_pages()] = window_page_bytes(shape, group.n_layers());
+  }
+  return SlabLayout::make(bytes);
 }
 
 KvMemory memory_of(const KvShape& shape, const KvConfig& config, int64_t n_tokens) {
-  const WindowPolicy key = config.key_policy();
-  const WindowPolicy value = config.value_policy();
-  const int64_t side = int64_t{shape.n_layers} * shape.n_kv_heads * shape.head_dim;  // numbers of one token's keys
-  const int64_t packed_keys = key.n_packed(n_tokens) * side;
-  const int64_t packed_values = value.n_packed(n_tokens) * side;
-
   KvMemory memory;
-  memory.elements = n_tokens * shape.elements_per_token();
-  if (config.is_packed()) {
-    const format::PageLayout layout = config.layout(shape);
-    memory.codes_bytes = (packed_keys * layout.key_bits + packed_values * layout.value_bits) / 8;
-    memory.params_bytes = packed_keys * 4 / layout.key_group + packed_values * 4 / layout.value_group;
-  }
-  memory.window_bytes = 2 * side * (window_tokens(key, n_tokens) + window_tokens(value, n_tokens));
-  const KvPages pages = pages_of(config, n_tokens);
-  const int64_t allocated = pages.packed * packed_page_bytes(shape, config) + pages.window * window_page_bytes(shape);
-  memory.slack_bytes = allocated - memory.used_bytes();
+  for (const LayerGroup& group : layer_groups(shape, config)) memory += group_memory(shape, config, group, n_tokens);
   return memory;
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <map>
 #include <random>
@@ -14,15 +15,21 @@
 namespace kivi {
 namespace {
 
-constexpr KvShape kShape{.n_layers = 2, .n_kv_heads = 1, .head_dim = 64};
+// sliding_window: of the first two of three layers; 0: none slides.
+KvShape shape_of(int64_t sliding_window) {
+  KvShape shape{.n_layers = 3, .n_kv_heads = 1, .head_dim = 64, .sliding_window = sliding_window};
+  if (sliding_window > 0) shape.slides = {true, true, false};
+  return shape;
+}
 
 enum class Kind { kPacked, kKeys, kValues };
 
 // Drives a cache at random and checks every table.
 class Driver {
  public:
-  Driver(Backend& backend, const char* kv, int64_t max_tokens)
-      : cache_(backend, kShape, parse_kv_config(kv), {.max_tokens = max_tokens, .max_sequences = kSequences}) {}
+  Driver(Backend& backend, const char* kv, int64_t sliding_window, int64_t max_tokens)
+      : cache_(backend, shape_of(sliding_window), parse_kv_config(kv),
+               {.max_tokens = max_tokens, .max_sequences = kSequences}) {}
 
   void step() {
     if (random_() % 4 == 0 && alive_.size() < 6) alive_.push_back(cache_.create());
@@ -41,7 +48,8 @@ class Driver {
     }
     if (step.empty()) return;
     ASSERT_TRUE(cache_.reserve(step));
-    check(step);
+    check_lengths(step);
+    for (int layer = 1; layer < 3; ++layer) check(step, layer);
     cache_.commit();
     ASSERT_EQ(cache_.allocated_bytes(), cache_.memory().allocated_bytes());
   }
@@ -54,42 +62,51 @@ class Driver {
 
   void release(size_t i) {
     cache_.release(alive_[i]);
-    std::erase_if(memory_, [id = alive_[i]](const auto& entry) { return std::get<0>(entry.first) == id; });
+    for (Memory& memory : memory_) {
+      std::erase_if(memory, [id = alive_[i]](const auto& entry) { return std::get<0>(entry.first) == id; });
+    }
     alive_.erase(alive_.begin() + static_cast<std::ptrdiff_t>(i));
   }
 
-  // Memory holds what was stored in it for as long as it is read, and nothing else.
-  void check(std::span<const StepSequence> step) {
+  void check_lengths(std::span<const StepSequence> step) {
     const format::KvBatchView view = cache_.view(1, kSequences);
     const auto seq_begin = cache_.seq_begin(kSequences).as<const int32_t, 1>();
-    Memory before;  // what the step reads
-    Memory after;   // and what it leaves
     int32_t row = 0;
     for (int64_t b = 0; b < kSequences; ++b) {
       const bool in_step = b < std::ssize(step);
       ASSERT_EQ(seq_begin[b], row);
       ASSERT_EQ(view.n_past(b), in_step ? cache_.n_tokens(step[b].id) : 0);
       row += in_step ? step[b].n_new : 0;
-      if (in_step) add_memory(view, b, step[b].id, view.n_past(b), before);
-      if (in_step) add_memory(view, b, step[b].id, view.n_past(b) + step[b].n_new, after);
     }
     ASSERT_EQ(seq_begin[kSequences], row);
-    std::set<std::byte*> distinct;
-    for (const auto& [place, memory] : before) ASSERT_EQ(memory_.at(place), memory) << "a place has moved";
-    for (const auto& [place, memory] : after) {
-      ASSERT_TRUE(distinct.insert(memory).second) << "two places share memory";
-      ASSERT_TRUE(!before.contains(place) || before[place] == memory) << "a place has moved";
-    }
-    for (const StepSequence& entry : step) {
-      std::erase_if(memory_, [&](const auto& known) { return std::get<0>(known.first) == entry.id; });
-    }
-    memory_.merge(after);
   }
 
-  // Of the first n tokens of a sequence.
+  // Memory holds what was stored in it for as long as it is read, and nothing else.
+  void check(std::span<const StepSequence> step, int layer) {
+    const format::KvBatchView view = cache_.view(layer, kSequences);
+    Memory& memory = memory_[layer];
+    Memory before;  // what the step reads
+    Memory after;   // and what it leaves
+    for (int64_t b = 0; b < std::ssize(step); ++b) {
+      add_memory(view, b, step[b].id, view.n_past(b), before);
+      add_memory(view, b, step[b].id, view.n_past(b) + step[b].n_new, after);
+    }
+    std::set<std::byte*> distinct;
+    for (const auto& [place, at] : before) ASSERT_EQ(memory.at(place), at) << "a place has moved";
+    for (const auto& [place, at] : after) {
+      ASSERT_TRUE(distinct.insert(at).second) << "two places share memory";
+      ASSERT_TRUE(!before.contains(place) || before[place] == at) << "a place has moved";
+    }
+    for (const StepSequence& entry : step) {
+      std::erase_if(memory, [&](const auto& known) { return std::get<0>(known.first) == entry.id; });
+    }
+    memory.merge(after);
+  }
+
+  // Of those that are stored of the first n tokens of a sequence.
   static void add_memory(const format::KvBatchView& view, int64_t b, SequenceId id, int64_t n, Memory& to) {
     const auto add_side = [&](Kind kind, const format::WindowPolicy& policy, auto row_of) {
-      for (int64_t token = 0; token < n; ++token) {
+      for (int64_t token = policy.first_stored(n); token < n; ++token) {
         const bool is_kept = token < policy.sinks || token >= policy.window_begin(n);
         const int64_t u = token - policy.sinks;
         if (is_kept) {
@@ -106,15 +123,15 @@ class Driver {
   std::mt19937 random_{3};
   KvCache cache_;
   std::vector<SequenceId> alive_;
-  Memory memory_;  // of all sequences, between steps
+  std::array<Memory, 3> memory_;  // of all sequences, between steps, by layer
 };
 
-class KvTablesTest : public testing::TestWithParam<const char*> {};
+class KvTablesTest : public testing::TestWithParam<std::tuple<const char*, int64_t>> {};
 
 TEST_P(KvTablesTest, APageStaysWhileItIsRead) {
   const auto backend = make_backend({.device = "reference", .n_threads = 1});
   for (const int64_t max_tokens : {900, 300000}) {  // narrow tables, and wide ones that are uploaded in parts
-    Driver driver(*backend, GetParam(), max_tokens);
+    Driver driver(*backend, std::get<0>(GetParam()), std::get<1>(GetParam()), max_tokens);
     for (int i = 0; i < 600; ++i) {
       driver.step();
       ASSERT_FALSE(HasFatalFailure()) << "step " << i << " of " << max_tokens;
@@ -123,8 +140,13 @@ TEST_P(KvTablesTest, APageStaysWhileItIsRead) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Presets, KvTablesTest,
-                         testing::Values("f16", "kivi2", "kivi4:sinks=20:residual=32", "kivi2:residual=0:group-size=16",
-                                         "kivi2:key-bits=16:sinks=3", "kivi2:value-bits=16:group-size=64"));
+                         testing::Combine(testing::Values("f16", "kivi2", "kivi4:sinks=20:residual=32",
+                                                          "kivi2:residual=0:group-size=16", "kivi2:key-bits=16:sinks=3",
+                                                          "kivi2:value-bits=16:group-size=64"),
+                                          testing::Values(0, 130)));
+
+INSTANTIATE_TEST_SUITE_P(Windows, KvTablesTest,
+                         testing::Combine(testing::Values("f16:sinks=5", "kivi2"), testing::Values(1, 40, 512)));
 
 TEST(KvCacheAtScale, AStepOf1024SequencesTakesLittleTimeAndFewCopies) {
   constexpr int kSequences = 1024;

@@ -12,14 +12,16 @@ namespace kivi {
 PageArena::PageArena(Backend& backend, const SlabLayout& layout, int64_t n_slabs)
     : layout_(layout), slabs_(static_cast<size_t>(n_slabs)) {
   const int64_t n_granules = n_slabs * (layout.slab_bytes / layout.granule_bytes);
-  if (n_granules > std::numeric_limits<PageId>::max() || layout.window_per_slab > 64) {
+  if (n_granules > std::numeric_limits<PageId>::max()) {
     fail(ErrorCode::kInvalidArgument, "KV cache of {} bytes: more pages than can be numbered; allow it less memory",
          n_slabs * layout.slab_bytes);
   }
   memory_ = backend.allocate(static_cast<size_t>(n_slabs * layout.slab_bytes));
-  kinds_[0] = {.per_slab = layout.packed_per_slab, .granules = layout.packed_page_bytes / layout.granule_bytes};
-  kinds_[1] = {.per_slab = layout.window_per_slab, .granules = layout.window_page_bytes / layout.granule_bytes};
-  for (Kind& kind : kinds_) kind.by_used.resize(static_cast<size_t>(kind.per_slab) + 1);
+  for (PageKind which = 0; which < kPageKinds; ++which) {
+    kind(which).per_slab = layout.per_slab[which];
+    kind(which).granules = layout.page_bytes[which] / layout.granule_bytes;
+    kind(which).by_used.resize(static_cast<size_t>(layout.per_slab[which]) + 1);
+  }
 }
 
 void PageArena::scatter(uint32_t seed) {
@@ -28,11 +30,13 @@ void PageArena::scatter(uint32_t seed) {
 }
 
 bool PageArena::has_room(const KvPages& pages) const {
-  const auto new_slabs = [](const Kind& kind, int64_t n) {
-    const int64_t beyond = n - (kind.n_slabs * kind.per_slab - kind.n_pages);
-    return beyond <= 0 ? 0 : (beyond + kind.per_slab - 1) / kind.per_slab;
-  };
-  return new_slabs(kinds_[0], pages.packed) + new_slabs(kinds_[1], pages.window) <= n_free_slabs();
+  int64_t n_new = 0;
+  for (PageKind which = 0; which < kPageKinds; ++which) {
+    const Kind& kind = kinds_[static_cast<size_t>(which)];
+    const int64_t beyond = pages[which] - (kind.n_slabs * kind.per_slab - kind.n_pages);
+    if (beyond > 0) n_new += (beyond + kind.per_slab - 1) / kind.per_slab;
+  }
+  return n_new <= n_free_slabs();
 }
 
 // The fullest slab that has room, so that others come free.
@@ -51,7 +55,7 @@ PageArena::SlabId PageArena::open_slab(PageKind which) {
   }
   slabs_[static_cast<size_t>(id)] = {.kind = which};
   ++k.n_slabs;
-  peak_slabs_ = std::max(peak_slabs_, n_slabs() - n_free_slabs());
+  peak_slabs_ = std::max(peak_slabs_, ++n_slabs_in_use_);
   list(id);
   return id;
 }
@@ -79,6 +83,7 @@ void PageArena::give_back(PageId page) {
   --k.n_pages;
   if (slab.n_used > 0) return list(id);
   --k.n_slabs;
+  --n_slabs_in_use_;
   free_.push_back(id);
 }
 
@@ -97,8 +102,10 @@ void PageArena::unlist(SlabId id) {
   slabs.pop_back();
 }
 
-int64_t PageArena::bytes_in_use() const {
-  return kinds_[0].n_pages * layout_.packed_page_bytes + kinds_[1].n_pages * layout_.window_page_bytes;
+KvPages PageArena::pages_in_use() const {
+  KvPages pages;
+  for (PageKind which = 0; which < kPageKinds; ++which) pages[which] = kinds_[static_cast<size_t>(which)].n_pages;
+  return pages;
 }
 
 }  // namespace kivi

@@ -1,6 +1,7 @@
 // All pages of a cache, in one stretch of backend memory. A slab (slab_layout.h) is given to one kind of pages when a
-// page of that kind is needed and no slab of it has room, and is free for either kind again once all its pages have
-// been given back. A page serves all layers: its layer l is at data() + id * granule_bytes + l * page_bytes / n_layers.
+// page of that kind is needed and no slab of it has room, and is free for any kind again once all its pages have been
+// given back. A page serves the n layers of its group: that of the i-th is at data() + id * granule_bytes + i *
+// page_bytes / n.
 #pragma once
 
 #include <array>
@@ -16,8 +17,6 @@ namespace kivi {
 
 using PageId = int32_t;
 inline constexpr PageId kNoPage = -1;
-
-enum class PageKind : uint8_t { kPacked, kWindow };
 
 class PageArena {
  public:
@@ -37,15 +36,15 @@ class PageArena {
   std::byte* data() const { return memory_->data(); }
   const SlabLayout& layout() const { return layout_; }
   int64_t n_slabs() const { return static_cast<int64_t>(slabs_.size()); }
-  KvPages pages_in_use() const { return {kinds_[0].n_pages, kinds_[1].n_pages}; }
-  int64_t bytes_in_use() const;                                                             // of pages
+  KvPages pages_in_use() const;
+  int64_t bytes_in_use() const { return layout_.bytes(pages_in_use()); }                    // of pages
   int64_t bytes_held() const { return (n_slabs() - n_free_slabs()) * layout_.slab_bytes; }  // of their slabs
   int64_t peak_bytes_held() const { return peak_slabs_ * layout_.slab_bytes; }
 
  private:
   using SlabId = int32_t;
   struct Slab {
-    PageKind kind = PageKind::kPacked;
+    PageKind kind = 0;
     int32_t n_used = 0;
     uint64_t used = 0;  // bit i: page i
     int32_t place = 0;  // in the list of its kind and number of pages
@@ -59,7 +58,7 @@ class PageArena {
   };
 
   Kind& kind(PageKind which) { return kinds_[static_cast<size_t>(which)]; }
-  int64_t n_free_slabs() const { return n_slabs() - kinds_[0].n_slabs - kinds_[1].n_slabs; }
+  int64_t n_free_slabs() const { return n_slabs() - n_slabs_in_use_; }
   SlabId open_slab(PageKind which);
   void list(SlabId id);
   void unlist(SlabId id);
@@ -67,9 +66,10 @@ class PageArena {
   SlabLayout layout_;
   std::unique_ptr<Buffer> memory_;
   std::vector<Slab> slabs_;
-  std::array<Kind, 2> kinds_;
+  std::array<Kind, kPageKinds> kinds_;
   std::vector<SlabId> free_;  // given back; the last one is taken first, while it is warm
   SlabId n_touched_ = 0;      // slabs from here on have never been used
+  int64_t n_slabs_in_use_ = 0;
   int64_t peak_slabs_ = 0;
 };
 

@@ -21,14 +21,14 @@ SlabLayout layout_of(const char* kv) {
 TEST(SlabLayout, FitsBothKindsOfPages) {
   const auto expect_pages = [](const char* kv, int64_t packed, int64_t window) {
     const SlabLayout layout = layout_of(kv);
-    EXPECT_EQ(layout.packed_per_slab, packed) << kv;
-    EXPECT_EQ(layout.window_per_slab, window) << kv;
-    EXPECT_GE(layout.slab_bytes, packed * layout.packed_page_bytes);
-    EXPECT_GE(layout.slab_bytes, window * layout.window_page_bytes);
-    EXPECT_LT(layout.slab_bytes - window * layout.window_page_bytes, layout.window_page_bytes);
+    EXPECT_EQ(layout.per_slab[packed_pages()], packed) << kv;
+    EXPECT_EQ(layout.per_slab[window_pages()], window) << kv;
+    EXPECT_GE(layout.slab_bytes, packed * layout.page_bytes[packed_pages()]);
+    EXPECT_GE(layout.slab_bytes, window * layout.page_bytes[window_pages()]);
+    EXPECT_LT(layout.slab_bytes - window * layout.page_bytes[window_pages()], layout.page_bytes[window_pages()]);
     EXPECT_EQ(layout.slab_bytes % layout.granule_bytes, 0);
-    EXPECT_EQ(layout.packed_page_bytes % layout.granule_bytes, 0);
-    EXPECT_EQ(layout.window_page_bytes % layout.granule_bytes, 0);
+    EXPECT_EQ(layout.page_bytes[packed_pages()] % layout.granule_bytes, 0);
+    EXPECT_EQ(layout.page_bytes[window_pages()] % layout.granule_bytes, 0);
   };
   expect_pages("f16", 0, 1);
   expect_pages("kivi2", 1, 3);
@@ -41,9 +41,9 @@ TEST(SlabLayout, FitsBothKindsOfPages) {
 
 TEST(SlabLayout, CountsSlabs) {
   const SlabLayout layout = layout_of("kivi2");
-  EXPECT_EQ(layout.n_slabs({.packed = 5, .window = 7}), 5 + 3);
-  EXPECT_DOUBLE_EQ(layout.share_of_slabs({.packed = 5, .window = 7}), 5 + 7.0 / 3);
-  EXPECT_EQ(layout_of("f16").n_slabs({.window = 7}), 7);
+  EXPECT_EQ(layout.n_slabs({5, 7}), 5 + 3);
+  EXPECT_DOUBLE_EQ(layout.share_of_slabs({5, 7}), 5 + 7.0 / 3);
+  EXPECT_EQ(layout_of("f16").n_slabs({0, 7}), 7);
 }
 
 class PageArenaTest : public testing::TestWithParam<const char*> {
@@ -61,7 +61,7 @@ TEST_P(PageArenaTest, PagesNeverOverlapAndRoomIsWhatItSays) {
   const auto take = [&](PageKind kind) {
     const PageId id = arena.take(kind);
     const int64_t begin = id * layout.granule_bytes;
-    const int64_t end = begin + (kind == PageKind::kPacked ? layout.packed_page_bytes : layout.window_page_bytes);
+    const int64_t end = begin + layout.page_bytes[kind];
     ASSERT_LE(end, kSlabs * layout.slab_bytes);
     const auto next = in_use.lower_bound(begin);
     ASSERT_TRUE(next == in_use.end() || end <= next->first);
@@ -71,12 +71,12 @@ TEST_P(PageArenaTest, PagesNeverOverlapAndRoomIsWhatItSays) {
   for (int i = 0; i < 3000; ++i) {
     const bool fills = i / 200 % 2 == 0;
     if (random() % 5 < (fills ? 4U : 1U)) {
-      const auto n_packed = static_cast<int64_t>(layout.packed_per_slab == 0 ? 0 : random() % 3);
+      const auto n_packed = static_cast<int64_t>(layout.per_slab[packed_pages()] == 0 ? 0 : random() % 3);
       const auto n_window = static_cast<int64_t>(random() % 4);
       const bool has_room = arena.has_room({n_packed, n_window});
       const auto take_all = [&] {
-        for (int64_t n = 0; n < n_packed; ++n) take(PageKind::kPacked);
-        for (int64_t n = 0; n < n_window; ++n) take(PageKind::kWindow);
+        for (int64_t n = 0; n < n_packed; ++n) take(packed_pages());
+        for (int64_t n = 0; n < n_window; ++n) take(window_pages());
       };
       if (has_room) {
         take_all();
@@ -106,11 +106,11 @@ TEST_P(PageArenaTest, SlabsServeEitherKind) {
   PageArena arena(*backend_, layout, 4);
   for (int round = 0; round < 3; ++round) {
     std::vector<PageId> pages;
-    for (int64_t i = 0; i < 4 * layout.window_per_slab; ++i) pages.push_back(arena.take(PageKind::kWindow));
-    EXPECT_FALSE(arena.has_room({.window = 1}));
+    for (int64_t i = 0; i < 4 * layout.per_slab[window_pages()]; ++i) pages.push_back(arena.take(window_pages()));
+    EXPECT_FALSE(arena.has_room({0, 1}));
     for (const PageId page : pages) arena.give_back(page);
     pages.clear();
-    for (int64_t i = 0; i < 4 * layout.packed_per_slab; ++i) pages.push_back(arena.take(PageKind::kPacked));
+    for (int64_t i = 0; i < 4 * layout.per_slab[packed_pages()]; ++i) pages.push_back(arena.take(packed_pages()));
     for (const PageId page : pages) arena.give_back(page);
   }
   EXPECT_EQ(arena.bytes_held(), 0);
@@ -119,11 +119,11 @@ TEST_P(PageArenaTest, SlabsServeEitherKind) {
 TEST_P(PageArenaTest, ScatteredPagesAreAllThere) {
   const SlabLayout layout = layout_of(GetParam());
   PageArena arena(*backend_, layout, 20);
-  const PageId first = arena.take(PageKind::kWindow);
+  const PageId first = arena.take(window_pages());
   arena.scatter(1);
   std::vector<PageId> pages = {first};
-  while (arena.has_room({.window = 1})) pages.push_back(arena.take(PageKind::kWindow));
-  EXPECT_EQ(std::ssize(pages), 20 * layout.window_per_slab);
+  while (arena.has_room({0, 1})) pages.push_back(arena.take(window_pages()));
+  EXPECT_EQ(std::ssize(pages), 20 * layout.per_slab[window_pages()]);
   EXPECT_FALSE(std::is_sorted(pages.begin(), pages.end()));
   std::sort(pages.begin(), pages.end());
   EXPECT_EQ(std::adjacent_find(pages.begin(), pages.end()), pages.end());

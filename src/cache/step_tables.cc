@@ -16,13 +16,12 @@ int64_t round_up(int64_t n, int64_t multiple) {
 
 }  // namespace
 
-StepTables::StepTables(Backend& backend, int64_t n_sequences, const TableWidths& widths)
+StepTables::StepTables(Backend& backend, int64_t n_sequences, int64_t width)
     : backend_(&backend),
       n_sequences_(n_sequences),
-      widths_(widths),
       seq_begin_(round_up(n_sequences, kAlignment)),
       rows_(round_up(seq_begin_ + n_sequences + 1, kAlignment)),
-      row_(round_up(widths.row(), kRowAlignment)),
+      row_(round_up(width, kRowAlignment)),
       memory_(backend.allocate(static_cast<size_t>(rows_ + n_sequences * row_) * sizeof(int32_t))),
       image_(static_cast<size_t>(rows_ + n_sequences * row_)) {}
 

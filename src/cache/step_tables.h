@@ -2,8 +2,9 @@
 // at a fixed address, with an image on the host. A row of the tables stays with its sequence from step to step; what
 // has changed is uploaded in few copies.
 //
-//   i32   n_past [n_sequences] | seq_begin [n_sequences + 1] | rows [n_sequences][packed pages | key slots | value
-//   slots]
+//   i32   n_past [n_sequences] | seq_begin [n_sequences + 1] | rows [n_sequences][width]
+//
+// A row holds the tables of a sequence side by side; its owner knows which column is what.
 #pragma once
 
 #include <cstdint>
@@ -16,17 +17,9 @@
 
 namespace kivi {
 
-struct TableWidths {
-  int64_t packed = 0;
-  int64_t keys = 0;
-  int64_t values = 0;
-
-  int64_t row() const { return packed + keys + values; }
-};
-
 class StepTables {
  public:
-  StepTables(Backend& backend, int64_t n_sequences, const TableWidths& widths);
+  StepTables(Backend& backend, int64_t n_sequences, int64_t width);
 
   // One step: begin(), the rows of its sequences in order, end(). Sequences beyond those of the step are padding: no
   // tokens, no rows.
@@ -41,22 +34,16 @@ class StepTables {
   // For the first n sequences.
   TensorView<const int32_t, 1> n_past(int64_t n) const;
   TensorView<const int32_t, 1> seq_begin(int64_t n) const;  // [n + 1]
-  TensorView<const int32_t, 2> packed(int64_t n) const { return table(n, 0, widths_.packed); }
-  TensorView<const int32_t, 2> keys(int64_t n) const { return table(n, widths_.packed, widths_.keys); }
-  TensorView<const int32_t, 2> values(int64_t n) const {
-    return table(n, widths_.packed + widths_.keys, widths_.values);
-  }
+  TensorView<const int32_t, 2> table(int64_t n, int64_t column, int64_t width) const;
   const std::shared_ptr<const Buffer>& memory() const { return memory_; }
 
  private:
-  TensorView<const int32_t, 2> table(int64_t n, int64_t column, int64_t width) const;
   int32_t* device(int64_t offset) const;
   int64_t row_offset(int64_t b) const { return rows_ + b * row_; }
   void changed(int64_t begin, int64_t end);
 
   Backend* backend_;
   int64_t n_sequences_;
-  TableWidths widths_;
   int64_t seq_begin_;  // offsets of the parts
   int64_t rows_;
   int64_t row_;  // width of a row, padded

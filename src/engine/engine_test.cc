@@ -171,10 +171,10 @@ TEST_F(EngineTest, StartsAsManyAsFitToTheSlab) {
   const KvConfig kv = small_kivi2();
   const KvShape shape = session.decoder.kv_shape();
   // A token more, and each would need another page. The last token of an output is not stored.
-  const KvPages each = most_pages_of(kv, 143);
-  ASSERT_EQ(each.packed + 1, most_pages_of(kv, 144).packed);
+  const KvPages each = most_pages_of(shape, kv, 143);
+  ASSERT_EQ(each[packed_pages()] + 1, most_pages_of(shape, kv, 144)[packed_pages()]);
   const SlabLayout layout = slab_layout(shape, kv);
-  const int64_t room = layout.n_slabs({5 * each.packed, 5 * each.window}) * layout.slab_bytes;
+  const int64_t room = layout.n_slabs(5 * each) * layout.slab_bytes;
   Engine engine = make_engine(kv, {.max_tokens = 200, .max_sequences = 8, .memory_bytes = room});
   for (uint32_t i = 0; i < 8; ++i) engine.submit(request(100, 44, i));
   EXPECT_EQ(run(engine).size(), 8U);

@@ -10,10 +10,10 @@ constexpr double kRoundingErrors = 1e-6;  // of sums of parts of slabs
 
 // Slabs that free pages among others hold, in a cache that does not have room for everything.
 int64_t n_spare_slabs(const KvCache& cache) {
-  const KvPages each = most_pages_of(cache.config(), cache.capacity().max_tokens);
-  const int64_t n = cache.capacity().max_sequences;
+  const KvCapacity& capacity = cache.capacity();
+  const KvPages all = capacity.max_sequences * cache.most_pages(capacity.max_tokens);
   const int64_t n_slabs = cache.arena().n_slabs();
-  return n_slabs == cache.arena().layout().n_slabs({n * each.packed, n * each.window}) ? 0 : n_slabs / 64;
+  return n_slabs == cache.arena().layout().n_slabs(all) ? 0 : n_slabs / 64;
 }
 
 }  // namespace
@@ -22,7 +22,7 @@ Forecast::Forecast(const KvCache& cache, int64_t horizon)
     : n_slabs_(static_cast<double>(cache.arena().n_slabs() - n_spare_slabs(cache)) + kRoundingErrors),
       loads_(static_cast<size_t>(horizon / kStride + 1)) {
   for (int64_t n = 0; n <= cache.capacity().max_tokens; ++n) {
-    sizes_.push_back(cache.arena().layout().share_of_slabs(most_pages_of(cache.config(), n)));
+    sizes_.push_back(cache.arena().layout().share_of_slabs(cache.most_pages(n)));
   }
 }
 

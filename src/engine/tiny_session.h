@@ -6,6 +6,7 @@
 
 #include "cache/kv_cache.h"
 #include "engine/sampler.h"
+#include "io/gguf.h"
 #include "model/decoder.h"
 #include "model/tiny_model.h"
 
@@ -16,7 +17,7 @@ struct TinySession {
   explicit TinySession(std::unique_ptr<Backend> other) : backend(std::move(other)) {}
 
   std::vector<std::byte> file = TinyModel{}.build().build();
-  GgufFile gguf{std::span<const std::byte>(file)};
+  ModelFile gguf = read_gguf(std::span<const std::byte>(file));
   ModelConfig config = read_config(gguf);
   std::unique_ptr<Backend> backend = make_backend({.device = "reference", .n_threads = 1});
   ModelWeights weights = load_weights(*backend, gguf, config);

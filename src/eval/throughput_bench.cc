@@ -53,7 +53,7 @@ class Run {
 
   // Requests that all fit at their full length: a matter of memory alone, not of how many there are.
   int64_t largest_batch() const {
-    return sequences_that_fit(layout(), engine_.cache().config(), n_tokens(), kv_memory());
+    return sequences_that_fit(engine_.cache().shape(), engine_.cache().config(), n_tokens(), kv_memory());
   }
 
   ThroughputResult run(const std::function<void(int64_t)>& add_progress) {
@@ -148,7 +148,7 @@ class Run {
     return std::max(engine_.cache().capacity().memory_bytes, engine_.cache().capacity_bytes());
   }
   int64_t capacity_tokens() const {
-    const double each = layout().share_of_slabs(most_pages_of(engine_.cache().config(), n_tokens()));
+    const double each = layout().share_of_slabs(engine_.cache().most_pages(n_tokens()));
     return static_cast<int64_t>(static_cast<double>(kv_memory() / layout().slab_bytes * n_tokens()) / each);
   }
 

@@ -110,10 +110,9 @@ TEST(ThroughputBench, ASweepComparesTheMemoryOfItsCaches) {
   EXPECT_EQ(rows[0].kv_capacity_tokens, 3 * 312);
   EXPECT_EQ(rows[0].peak_memory_ratio, 1.0);
   // Three packed pages, a 16-bit page of keys and one of values.
-  const KvPages each = most_pages_of(small_kivi2(), 312);
+  const KvPages each = most_pages_of(shape, small_kivi2(), 312);
   EXPECT_EQ(each, (KvPages{3, 2}));
-  EXPECT_EQ(rows[1].largest_batch, sequences_that_fit(slab_layout(shape, small_kivi2()), small_kivi2(), 312,
-                                                      options.engine.capacity.memory_bytes));
+  EXPECT_EQ(rows[1].largest_batch, sequences_that_fit(shape, small_kivi2(), 312, options.engine.capacity.memory_bytes));
   EXPECT_GT(rows[1].batch_ratio, 2.5);
   EXPECT_NEAR(rows[1].capacity_ratio, rows[1].batch_ratio, 0.3);
   const auto at_three = std::ranges::find_if(sweep, [](const auto& r) { return r.kv != "f16" && r.n_requests == 3; });

@@ -16,7 +16,8 @@ namespace kivi::format {
 struct KvBatchView {
   PageLayout layout;
   WindowPolicy key_policy;    // keeps_all() where layout has no key bits
-  WindowPolicy value_policy;  // likewise; the same sinks as key_policy
+  WindowPolicy value_policy;  // likewise; the same sinks and sliding window as key_policy
+  int32_t group = 0;          // layers of one group have everything here in common but where their pages begin
 
   std::byte* packed_pages =
       nullptr;  // page p of this layer is at packed_pages + p * packed_stride; layout.page_bytes()
@@ -29,6 +30,11 @@ struct KvBatchView {
   TensorView<const int32_t, 2> key_window_table;    // [B, slots]: see WindowPolicy::slot
   TensorView<const int32_t, 2> value_window_table;  // [B, slots]
   TensorView<const int32_t, 1> n_past;              // [B]: tokens stored before this step
+
+  // Tokens that a layer which slides sees, the attending one among them; 0: all.
+  KIVI_HD int32_t sliding_window() const { return key_policy.sliding_window; }
+  // The first token that the token at `position` attends to.
+  KIVI_HD int64_t first_seen(int64_t position) const { return key_policy.first_seen(position); }
 
   // 16-bit page bytes: kWindowPageTokens tokens of all KV heads, keys or values.
   KIVI_HD int64_t window_page_bytes() const {

@@ -1,70 +1,20 @@
-// GGUF v2 and v3: metadata and tensors of a model file, mapped into memory. Every count, length and offset of the file
-// is checked before it is used, and what is allocated is in proportion to the file's size.
+// GGUF v2 and v3. Every count, length and offset of the file is checked before it is used, and what is allocated is in
+// proportion to the file's size.
 #pragma once
 
-#include <cstdint>
-#include <map>
-#include <optional>
+#include <cstddef>
 #include <span>
 #include <string>
-#include <string_view>
-#include <variant>
-#include <vector>
 
-#include "io/mapped_file.h"
-#include "weights/format.h"
+#include "io/gguf.h"
+#include "io/model_file.h"
 
 namespace kivi {
 
-// A metadata value. Integers of every width become int64_t (uint64_t only beyond its range), floats become double;
-// arrays of bool become arrays of int64_t.
-using GgufValue = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<int64_t>, std::vector<double>,
-                               std::vector<std::string>>;
-
-struct GgufTensor {
-  std::vector<int64_t> shape;  // GGUF's order: shape[0] is contiguous (columns)
-  WeightView view;             // cols = shape[0], rows = product of the others
-};
-
-struct GgufContent {
-  std::map<std::string, GgufValue, std::less<>> metadata;
-  std::map<std::string, GgufTensor, std::less<>> tensors;
-};
-
-class GgufFile {
- public:
-  // Maps the file and reads its header; tensor data is not touched. Throws what MappedFile throws; Error{kCorrupt}
-  // naming the field of a malformed file; Error{kUnsupported} for a version, byte order or tensor type that kivi does
-  // not read.
-  explicit GgufFile(const std::string& path);
-  // Reads from memory, for tests and fuzzing. `bytes` must outlive the object.
-  explicit GgufFile(std::span<const std::byte> bytes);
-
-  const std::string& path() const { return path_; }  // begins every message about the file; "memory" if it has no path
-  const auto& metadata() const { return content_.metadata; }
-  const auto& tensors() const { return content_.tensors; }
-
-  // Typed metadata. get_* throw Error{kCorrupt} naming the key if it is missing or of another kind; find_* give nullopt
-  // if it is missing and throw if it is of another kind. An integer is accepted where a float is wanted.
-  std::string get_string(std::string_view key) const;
-  int64_t get_int(std::string_view key) const;
-  double get_float(std::string_view key) const;
-  std::optional<std::string> find_string(std::string_view key) const;
-  std::optional<int64_t> find_int(std::string_view key) const;
-  std::optional<double> find_float(std::string_view key) const;
-  std::optional<bool> find_bool(std::string_view key) const;
-  const std::vector<std::string>* find_strings(std::string_view key) const;  // nullptr if missing
-  const std::vector<int64_t>* find_ints(std::string_view key) const;
-  const std::vector<double>* find_floats(std::string_view key) const;
-
-  // The tensor of that name; throws Error{kCorrupt} naming it if it is missing.
-  const GgufTensor& tensor(std::string_view name) const;
-  const GgufTensor* find_tensor(std::string_view name) const;  // nullptr if missing
-
- private:
-  std::string path_;
-  std::optional<MappedFile> file_;
-  GgufContent content_;
-};
+// Maps the file and reads its header; tensor data is not touched. Throws what MappedFile throws; Error{kCorrupt} naming
+// the field of a malformed file; Error{kUnsupported} for a version, byte order or tensor type that kivi does not read.
+ModelFile read_gguf(const std::string& path);
+// Reads from memory, for tests and fuzzing. `bytes` must outlive the result, whose path is "memory".
+ModelFile read_gguf(std::span<const std::byte> bytes);
 
 }  // namespace kivi

@@ -1,4 +1,4 @@
-// libFuzzer: whatever the bytes, GgufFile either throws Error or gives tensors that lie inside them.
+// libFuzzer: whatever the bytes, read_gguf either throws Error or gives tensors that lie inside them.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -8,7 +8,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
-    const kivi::GgufFile file(std::as_bytes(std::span(data, size)));
+    const kivi::ModelFile file = kivi::read_gguf(std::as_bytes(std::span(data, size)));
     for (const auto& [name, tensor] : file.tensors()) {
       std::vector<float> row(static_cast<size_t>(tensor.view.cols));
       kivi::decode_row(tensor.view, 0, row);

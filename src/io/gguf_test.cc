@@ -17,11 +17,11 @@ namespace {
 using Ints = std::vector<int64_t>;
 
 template <typename T>
-T value(const GgufFile& file, const std::string& key) {
+T value(const ModelFile& file, const std::string& key) {
   return std::get<T>(file.metadata().at(key));
 }
 
-std::vector<float> decoded(const GgufTensor& tensor, int64_t row) {
+std::vector<float> decoded(const ModelTensor& tensor, int64_t row) {
   std::vector<float> out(static_cast<size_t>(tensor.view.cols));
   decode_row(tensor.view, row, out);
   return out;
@@ -37,8 +37,8 @@ std::string message_of(const auto& action) {
 }
 
 // The file was written by PyPI gguf: tests/golden/weights/make_golden.py.
-TEST(GgufFile, ReadsEveryMetadataType) {
-  const GgufFile file(std::string(KIVI_SOURCE_DIR "/tests/golden/weights/metadata.gguf"));
+TEST(Gguf, ReadsEveryMetadataType) {
+  const ModelFile file = read_gguf(std::string(KIVI_SOURCE_DIR "/tests/golden/weights/metadata.gguf"));
   EXPECT_EQ(file.metadata().size(), 26U);
   EXPECT_EQ(value<int64_t>(file, "scalar.uint8"), 200);
   EXPECT_EQ(value<int64_t>(file, "scalar.int8"), -100);
@@ -67,9 +67,10 @@ TEST(GgufFile, ReadsEveryMetadataType) {
   EXPECT_EQ(value<std::vector<std::string>>(file, "array.string"), std::vector<std::string>(3, "gr\xc3\xbc\xc3\x9f"));
 }
 
-TEST(GgufFile, FindsTensorsAtTheirAlignment) {
-  const GgufFile file(std::string(KIVI_SOURCE_DIR "/tests/golden/weights/metadata.gguf"));  // aligned to 128
-  const GgufTensor& cube = file.tensor("cube");
+TEST(Gguf, FindsTensorsAtTheirAlignment) {
+  const ModelFile file =
+      read_gguf(std::string(KIVI_SOURCE_DIR "/tests/golden/weights/metadata.gguf"));  // aligned to 128
+  const ModelTensor& cube = file.tensor("cube");
   EXPECT_EQ(cube.shape, Ints({4, 3, 2}));
   EXPECT_EQ(cube.view.format, WeightFormat::kF16);
   EXPECT_EQ(cube.view.rows, 6);
@@ -79,22 +80,22 @@ TEST(GgufFile, FindsTensorsAtTheirAlignment) {
   EXPECT_EQ(file.find_tensor("square"), nullptr);
 }
 
-TEST(GgufFile, ReadsVersion2AndItsOwnBuilder) {
+TEST(Gguf, ReadsVersion2AndItsOwnBuilder) {
   const std::vector<float> values = {1, 2, 3, 4, 5, 6};
   const auto bytes = GgufBuilder(2).set("answer", 42).add("a", {3, 2}, values).add("b", {6}, values).build();
-  const GgufFile file{std::span(bytes)};
+  const ModelFile file = read_gguf(std::span(bytes));
   EXPECT_EQ(file.get_int("answer"), 42);
   EXPECT_EQ(decoded(file.tensor("a"), 1), std::vector<float>({4, 5, 6}));
   EXPECT_EQ(decoded(file.tensor("b"), 0), values);
 }
 
-TEST(GgufFile, KeepsItsTensorsWhenMoved) {
-  GgufFile first(std::string(KIVI_SOURCE_DIR "/tests/golden/weights/metadata.gguf"));
-  const GgufFile second(std::move(first));
+TEST(Gguf, KeepsItsTensorsWhenMoved) {
+  ModelFile first = read_gguf(std::string(KIVI_SOURCE_DIR "/tests/golden/weights/metadata.gguf"));
+  const ModelFile second = std::move(first);
   EXPECT_EQ(decoded(second.tensor("cube"), 0), std::vector<float>({0, 1, 2, 3}));
 }
 
-TEST(GgufFile, GivesMetadataByKind) {
+TEST(Gguf, GivesMetadataByKind) {
   const auto bytes = GgufBuilder()
                          .set("int", uint32_t{7})
                          .set("huge", std::numeric_limits<uint64_t>::max())
@@ -105,7 +106,7 @@ TEST(GgufFile, GivesMetadataByKind) {
                          .set("floats", std::vector<float>{0.5F})
                          .set("strings", std::vector<std::string>{"a", ""})
                          .build();
-  const GgufFile file{std::span(bytes)};
+  const ModelFile file = read_gguf(std::span(bytes));
   EXPECT_EQ(file.get_int("int"), 7);
   EXPECT_EQ(file.get_float("int"), 7.0);
   EXPECT_EQ(file.get_float("float"), 2.5);
@@ -129,13 +130,13 @@ TEST(GgufFile, GivesMetadataByKind) {
   EXPECT_EQ(message_of([&] { file.tensor("none"); }), "memory: tensor 'none' is missing");
 }
 
-TEST(GgufFile, ReadsARealModel) {
+TEST(Gguf, ReadsARealModel) {
   const std::string path = KIVI_SOURCE_DIR "/models/smollm2-135m.gguf";
   if (!std::filesystem::exists(path)) {
     ASSERT_EQ(std::getenv("KIVI_REQUIRE_MODEL"), nullptr) << path << " is missing; run tools/get-model smollm2-135m";
     GTEST_SKIP() << "run tools/get-model smollm2-135m to include this test";
   }
-  const GgufFile file(path);
+  const ModelFile file = read_gguf(path);
   EXPECT_EQ(file.get_string("general.architecture"), "llama");
   EXPECT_EQ(file.get_int("llama.block_count"), 30);
   EXPECT_EQ(file.get_float("llama.rope.freq_base"), 100000.0);
@@ -143,7 +144,7 @@ TEST(GgufFile, ReadsARealModel) {
   EXPECT_EQ(file.find_strings("tokenizer.ggml.merges")->size(), 48900U);
   EXPECT_EQ(file.tensors().size(), 272U);
   EXPECT_EQ(file.tensor("token_embd.weight").view.format, WeightFormat::kQ8_0);
-  const GgufTensor& down = file.tensor("blk.29.ffn_down.weight");
+  const ModelTensor& down = file.tensor("blk.29.ffn_down.weight");
   EXPECT_EQ(down.shape, Ints({1536, 576}));
   EXPECT_EQ(down.view.format, WeightFormat::kQ4_1);
   for (const float weight : decoded(down, 575)) EXPECT_LT(std::abs(weight), 10.0F);

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kLargestSize = std::numeric_limits<int32_t>::max();  // the product of two fits 64 bits
 
-int64_t get_size(const GgufFile& file, const std::string& key) {
+int64_t get_size(const ModelFile& file, const std::string& key) {
   const int64_t size = file.get_int(key);
   if (size < 1 || size > kLargestSize) {
     fail(ErrorCode::kCorrupt, "{}: {} is {}, must be 1 to {}", file.path(), key, size, kLargestSize);
@@ -24,11 +24,11 @@ int64_t get_size(const GgufFile& file, const std::string& key) {
   return size;
 }
 
-int64_t get_size_or(const GgufFile& file, const std::string& key, int64_t otherwise) {
+int64_t get_size_or(const ModelFile& file, const std::string& key, int64_t otherwise) {
   return file.metadata().contains(key) ? get_size(file, key) : otherwise;
 }
 
-double get_positive(const GgufFile& file, const std::string& key) {
+double get_positive(const ModelFile& file, const std::string& key) {
   const double value = file.get_float(key);
   if (!std::isfinite(value) || value <= 0) {
     fail(ErrorCode::kCorrupt, "{}: {} is {}, must be above 0", file.path(), key, value);
@@ -36,7 +36,7 @@ double get_positive(const GgufFile& file, const std::string& key) {
   return value;
 }
 
-double get_positive_or(const GgufFile& file, const std::string& key, double otherwise) {
+double get_positive_or(const ModelFile& file, const std::string& key, double otherwise) {
   return file.metadata().contains(key) ? get_positive(file, key) : otherwise;
 }
 
@@ -45,7 +45,7 @@ auto key_of(const Architecture& architecture) {
   return [prefix = architecture.name](std::string_view key) { return fmt::format("{}.{}", prefix, key); };
 }
 
-void read_heads(const GgufFile& file, ModelConfig& config) {
+void read_heads(const ModelFile& file, ModelConfig& config) {
   const auto key = key_of(*config.architecture);
   config.n_heads = get_size(file, key("attention.head_count"));
   config.n_kv_heads = get_size_or(file, key("attention.head_count_kv"), config.n_heads);
@@ -67,7 +67,7 @@ void read_heads(const GgufFile& file, ModelConfig& config) {
 }
 
 // Files written before rope.scaling.* have rope.scale_linear; where the type is missing it is linear.
-double read_frequency_scale(const GgufFile& file, const Architecture& architecture) {
+double read_frequency_scale(const ModelFile& file, const Architecture& architecture) {
   const auto key = key_of(architecture);
   const std::string type = file.find_string(key("rope.scaling.type")).value_or("linear");
   if (type == "none") return 1.0;
@@ -79,8 +79,8 @@ double read_frequency_scale(const GgufFile& file, const Architecture& architectu
   return 1.0 / get_positive_or(file, key("rope.scaling.factor"), old_factor);
 }
 
-std::vector<float> read_frequency_factors(const GgufFile& file, const ModelConfig& config) {
-  const GgufTensor* tensor = file.find_tensor(config.architecture->names.rope_freqs);
+std::vector<float> read_frequency_factors(const ModelFile& file, const ModelConfig& config) {
+  const ModelTensor* tensor = file.find_tensor(config.architecture->names.rope_freqs);
   if (tensor == nullptr) return {};
   std::vector<float> factors(static_cast<size_t>(tensor->view.cols));
   decode_row(tensor->view, 0, factors);
@@ -91,7 +91,7 @@ std::vector<float> read_frequency_factors(const GgufFile& file, const ModelConfi
   return factors;
 }
 
-RopeConfig read_rope(const GgufFile& file, const ModelConfig& config) {
+RopeConfig read_rope(const ModelFile& file, const ModelConfig& config) {
   const auto key = key_of(*config.architecture);
   RopeConfig rope;
   rope.pairing = config.architecture->rope_pairing;
@@ -142,7 +142,7 @@ std::map<std::string, Shape, std::less<>> tensors_of(const ModelConfig& config) 
   return shapes;
 }
 
-void check_tensors(const GgufFile& file, const ModelConfig& config) {
+void check_tensors(const ModelFile& file, const ModelConfig& config) {
   const auto shapes = tensors_of(config);
   // Strangers first: an expert's matrix says more about the file than the dense one that is missing.
   for (const auto& [name, tensor] : file.tensors()) {
@@ -160,7 +160,7 @@ void check_tensors(const GgufFile& file, const ModelConfig& config) {
   }
 }
 
-std::string describe_formats(const GgufFile& file) {
+std::string describe_formats(const ModelFile& file) {
   std::map<WeightFormat, int64_t> bytes_of;
   for (const auto& [name, tensor] : file.tensors()) {
     if (tensor.shape.size() > 1) bytes_of[tensor.view.format] += tensor.view.size_bytes();
@@ -176,7 +176,7 @@ std::string describe_formats(const GgufFile& file) {
 
 }  // namespace
 
-ModelConfig read_config(const GgufFile& file) {
+ModelConfig read_config(const ModelFile& file) {
   ModelConfig config;
   config.architecture = &find_architecture(file.get_string("general.architecture"));
   const TensorNames& names = config.architecture->names;

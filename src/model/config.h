@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "io/gguf.h"
+#include "io/model_file.h"
 #include "model/arch/arch.h"
 
 namespace kivi {
@@ -36,11 +36,13 @@ struct ModelConfig {
   RopeConfig rope;
   bool tied_output = false;  // no output matrix: logits use the token embedding
   bool has_qkv_bias = false;
+  int64_t sliding_window = 0;  // tokens, the attending one among them
+  std::vector<bool> slides{};  // by layer, whether it has the sliding window; empty: none does
 };
 
 // Every tensor of the file is known, and every tensor that the decoder needs is there in its shape (TensorNames).
 // Throws Error{kUnsupported} for an architecture, RoPE scaling or tensor that the decoder does not have,
 // Error{kCorrupt} for a value that is missing, out of range or contradicts a tensor's shape.
-ModelConfig read_config(const GgufFile& file);
+ModelConfig read_config(const ModelFile& file);
 
 }  // namespace kivi

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "io/gguf.h"
 #include "model/tiny_model.h"
 
 namespace kivi {
@@ -15,7 +16,7 @@ namespace {
 
 ModelConfig config_of(const GgufBuilder& builder) {
   const auto bytes = builder.build();
-  return read_config(GgufFile(std::span(bytes)));
+  return read_config(read_gguf(std::span(bytes)));
 }
 
 void expect_error(const GgufBuilder& builder, ErrorCode code, const std::string& message) {
@@ -140,13 +141,13 @@ TEST(ModelConfig, ChecksItsTensors) {
 
 TEST(ModelConfig, EveryFlippedBitOfTheHeaderIsReadOrAnError) {
   const auto whole = TinyModel{.n_layers = 1, .hidden_size = 8, .ffn_size = 8, .qkv_bias = true}.build().build();
-  const size_t header_bits = 8 * (GgufFile(std::span(whole)).tensor("token_embd.weight").view.data - whole.data());
+  const size_t header_bits = 8 * (read_gguf(std::span(whole)).tensor("token_embd.weight").view.data - whole.data());
   int n_errors = 0;
   for (size_t bit = 0; bit < header_bits; ++bit) {
     auto flipped = whole;
     flipped[bit / 8] ^= std::byte{1} << (bit % 8);
     try {
-      read_config(GgufFile(std::span(flipped)));
+      read_config(read_gguf(std::span(flipped)));
     } catch (const Error&) {
       ++n_errors;
     }
@@ -156,7 +157,7 @@ TEST(ModelConfig, EveryFlippedBitOfTheHeaderIsReadOrAnError) {
 
 // The real models of models/: what they are is known.
 ModelConfig real_config(const std::string& name) {
-  return read_config(GgufFile(std::string(KIVI_SOURCE_DIR "/models/") + name + ".gguf"));
+  return read_config(read_gguf(std::string(KIVI_SOURCE_DIR "/models/") + name + ".gguf"));
 }
 
 bool is_here(const std::string& name) {

@@ -42,7 +42,9 @@ Decoder::Decoder(Backend& backend, const ModelWeights& weights) : backend_(&back
 KvShape kv_shape(const ModelConfig& config) {
   return {.n_layers = static_cast<int>(config.n_layers),
           .n_kv_heads = static_cast<int>(config.n_kv_heads),
-          .head_dim = static_cast<int>(config.head_dim)};
+          .head_dim = static_cast<int>(config.head_dim),
+          .sliding_window = config.sliding_window,
+          .slides = config.slides};
 }
 
 void Decoder::reserve(int64_t n_rows, int64_t n_wanted_rows) {
@@ -142,10 +144,12 @@ void Decoder::normalise(const AnyView& x, const Tensor& weight, const AnyView& o
 }
 
 void Decoder::run_layers(const KvCache& cache, const Extent& extent) {
-  backend_->plan_attend({.seq_begin = cache.seq_begin(extent.n_sequences),
-                         .cache = cache.view(0, extent.n_sequences),
-                         .n_rows = extent.n_rows,
-                         .n_heads = config().n_heads});
+  for (int group = 0; group < cache.n_groups(); ++group) {
+    backend_->plan_attend({.seq_begin = cache.seq_begin(extent.n_sequences),
+                           .cache = cache.view(cache.first_layer(group), extent.n_sequences),
+                           .n_rows = extent.n_rows,
+                           .n_heads = config().n_heads});
+  }
   backend_->embed({.table = weights_->embedding.get(),
                    .tokens = inputs(0, extent.n_rows),
                    .out = activations_.x.rows(extent.n_rows)});

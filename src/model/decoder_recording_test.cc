@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/fake_device.h"
+#include "io/gguf.h"
 #include "model/decoder.h"
 #include "model/tiny_model.h"
 
@@ -74,7 +75,7 @@ class Recorded {
 
  private:
   std::vector<std::byte> bytes_ = TinyModel{}.build().build();
-  GgufFile file_{bytes_};
+  ModelFile file_ = read_gguf(bytes_);
   FakeDevice device_;
   ModelWeights weights_ = load_weights(device_, file_, read_config(file_));
   Decoder decoder_{device_, weights_};

@@ -10,6 +10,7 @@
 
 #include "backend/fake_device.h"
 #include "backend/test_device.h"
+#include "io/gguf.h"
 #include "model/tiny_model.h"
 
 namespace kivi {
@@ -42,7 +43,7 @@ class Runner {
  public:
   Runner(const TinyModel& tiny, std::unique_ptr<Backend> backend, std::string_view kv)
       : bytes_(tiny.build().build()),
-        file_(bytes_),
+        file_(read_gguf(bytes_)),
         backend_(std::move(backend)),
         weights_(load_weights(*backend_, file_, read_config(file_))),
         decoder_(*backend_, weights_),
@@ -61,13 +62,13 @@ class Runner {
     return out;
   }
 
-  const GgufFile& file() const { return file_; }
+  const ModelFile& file() const { return file_; }
   const ModelConfig& config() const { return decoder_.config(); }
   Tolerance tolerance() const { return tolerance_of(backend_->activation_dtype()); }
 
  private:
   std::vector<std::byte> bytes_;
-  GgufFile file_;
+  ModelFile file_;
   std::unique_ptr<Backend> backend_;
   ModelWeights weights_;
   Decoder decoder_;
@@ -83,7 +84,7 @@ std::vector<TokenId> some_tokens(int n) {
 // The transformer of the papers, from the file's tensors, in double, all tokens at once and nothing cached.
 class PlainTransformer {
  public:
-  PlainTransformer(const GgufFile& file, const ModelConfig& config) : file_(file), c_(config) {}
+  PlainTransformer(const ModelFile& file, const ModelConfig& config) : file_(file), c_(config) {}
 
   Matrix logits(const std::vector<TokenId>& tokens) const {
     Matrix x;
@@ -199,7 +200,7 @@ class PlainTransformer {
     return out;
   }
 
-  const GgufFile& file_;
+  const ModelFile& file_;
   const ModelConfig& c_;
 };
 

@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include "io/gguf.h"
 #include "model/random_model.h"
 #include "model/tokenizer_spec.h"
 
@@ -7,7 +8,7 @@ namespace kivi {
 
 std::unique_ptr<Model> open_model(const std::string& path) {
   auto model = std::make_unique<Model>();
-  model->file = std::make_unique<GgufFile>(path);
+  model->file = std::make_unique<ModelFile>(read_gguf(path));
   model->config = read_config(*model->file);
   TokenizerSpec spec = read_tokenizer_spec(*model->file);
   model->chat_format = recognise_chat_format(spec.chat_template);

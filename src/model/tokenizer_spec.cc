@@ -16,7 +16,7 @@ std::string key(std::string_view name) {
   return fmt::format("tokenizer.ggml.{}", name);
 }
 
-std::vector<TokenType> read_types(const GgufFile& file, size_t n_tokens) {
+std::vector<TokenType> read_types(const ModelFile& file, size_t n_tokens) {
   const std::vector<int64_t>* numbers = file.find_ints(key("token_type"));
   if (numbers == nullptr) return {};
   if (numbers->size() != n_tokens) {
@@ -34,7 +34,7 @@ std::vector<TokenType> read_types(const GgufFile& file, size_t n_tokens) {
   return types;
 }
 
-std::optional<TokenId> read_id(const GgufFile& file, std::string_view name, size_t n_tokens) {
+std::optional<TokenId> read_id(const ModelFile& file, std::string_view name, size_t n_tokens) {
   const std::optional<int64_t> id = file.find_int(key(name));
   if (!id) return std::nullopt;
   if (*id < 0 || std::cmp_greater_equal(*id, n_tokens)) {
@@ -44,7 +44,7 @@ std::optional<TokenId> read_id(const GgufFile& file, std::string_view name, size
 }
 
 // GPT-2's byte-level BPE with a named pre-tokeniser.
-void read_byte_level(const GgufFile& file, TokenizerSpec& spec) {
+void read_byte_level(const ModelFile& file, TokenizerSpec& spec) {
   set_pretokeniser(spec, file.find_string(key("pre")).value_or(""));
   const std::vector<std::string>* merges = file.find_strings(key("merges"));
   if (merges == nullptr) return;
@@ -60,7 +60,7 @@ void read_byte_level(const GgufFile& file, TokenizerSpec& spec) {
 }
 
 // SentencePiece's BPE.
-void read_sentencepiece(const GgufFile& file, TokenizerSpec& spec) {
+void read_sentencepiece(const ModelFile& file, TokenizerSpec& spec) {
   const std::vector<double>* scores = file.find_floats(key("scores"));
   if (scores == nullptr || scores->size() != spec.tokens.size()) {
     fail(ErrorCode::kCorrupt, "{}: {} must have one entry for each of {} tokens", file.path(), key("scores"),
@@ -73,7 +73,7 @@ void read_sentencepiece(const GgufFile& file, TokenizerSpec& spec) {
 
 }  // namespace
 
-TokenizerSpec read_tokenizer_spec(const GgufFile& file) {
+TokenizerSpec read_tokenizer_spec(const ModelFile& file) {
   TokenizerSpec spec;
   const std::vector<std::string>* tokens = file.find_strings(key("tokens"));
   if (tokens == nullptr || tokens->empty() || !std::in_range<TokenId>(tokens->size())) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "io/gguf.h"
 #include "io/gguf_builder.h"
 
 namespace kivi {
@@ -22,7 +23,7 @@ GgufBuilder three_tokens() {
 
 TokenizerSpec spec_of(const GgufBuilder& builder) {
   const auto bytes = builder.build();
-  return read_tokenizer_spec(GgufFile(std::span(bytes)));
+  return read_tokenizer_spec(read_gguf(std::span(bytes)));
 }
 
 void expect_corrupt(const GgufBuilder& builder, const std::string& message) {
@@ -124,7 +125,7 @@ TEST(TokenizerSpec, ReadsSmolLM2) {
     ASSERT_EQ(std::getenv("KIVI_REQUIRE_MODEL"), nullptr) << path << " is missing; run tools/get-model smollm2-135m";
     GTEST_SKIP() << "run tools/get-model smollm2-135m to include this test";
   }
-  const TokenizerSpec spec = read_tokenizer_spec(GgufFile(path));
+  const TokenizerSpec spec = read_tokenizer_spec(read_gguf(path));
   EXPECT_EQ(spec.algorithm, TokenizerSpec::Algorithm::kMerges);
   EXPECT_EQ(spec.spelling, TokenizerSpec::Spelling::kByteSymbols);
   EXPECT_EQ(spec.cuts.size(), 2U);  // smollm: digits, GPT-2's pattern

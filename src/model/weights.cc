@@ -12,7 +12,7 @@ namespace {
 
 class Loader {
  public:
-  Loader(Backend& backend, const GgufFile& file) : backend_(backend), file_(file) {}
+  Loader(Backend& backend, const ModelFile& file) : backend_(backend), file_(file) {}
 
   // The rows of several matrices, one after the other.
   std::unique_ptr<Weight> matrix(std::initializer_list<std::string> names) const {
@@ -37,7 +37,7 @@ class Loader {
     std::vector<float> values;
     bool any = false;
     for (const Bias& bias : biases) {
-      const GgufTensor* tensor = file_.find_tensor(bias.name);
+      const ModelTensor* tensor = file_.find_tensor(bias.name);
       if (tensor != nullptr) append(tensor->view, values);
       if (tensor == nullptr) values.resize(values.size() + static_cast<size_t>(bias.n));
       any = any || tensor != nullptr;
@@ -52,7 +52,7 @@ class Loader {
   }
 
   Backend& backend_;
-  const GgufFile& file_;
+  const ModelFile& file_;
 };
 
 }  // namespace
@@ -73,7 +73,7 @@ Tensor upload_vector(Backend& backend, const std::vector<float>& values) {
   return out;
 }
 
-ModelWeights load_weights(Backend& backend, const GgufFile& file, const ModelConfig& config) {
+ModelWeights load_weights(Backend& backend, const ModelFile& file, const ModelConfig& config) {
   const TensorNames& names = config.architecture->names;
   const Loader load(backend, file);
   const int64_t q = config.n_heads * config.head_dim;

@@ -6,7 +6,7 @@
 
 #include "backend/backend.h"
 #include "backend/tensor.h"
-#include "io/gguf.h"
+#include "io/model_file.h"
 #include "model/config.h"
 
 namespace kivi {
@@ -37,6 +37,6 @@ std::vector<float> inverse_frequencies(const RopeConfig& rope);
 Tensor upload_vector(Backend& backend, const std::vector<float>& values);
 
 // Checks every shape against the configuration; throws Error{kCorrupt} naming the tensor.
-ModelWeights load_weights(Backend& backend, const GgufFile& file, const ModelConfig& config);
+ModelWeights load_weights(Backend& backend, const ModelFile& file, const ModelConfig& config);
 
 }  // namespace kivi

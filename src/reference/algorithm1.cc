@@ -21,13 +21,15 @@ void quantise_in_place(int n, int bits, At at) {
 
 }  // namespace
 
-Row attend_dense(const Row& query, std::span<const Row> keys, std::span<const Row> values, float scale) {
+Row attend_dense(const Row& query, std::span<const Row> keys, std::span<const Row> values, float scale,
+                 float score_cap) {
   std::vector<double> weights(keys.size());
   double top = -INFINITY;
   for (size_t t = 0; t < keys.size(); ++t) {
     double score = 0;
     for (size_t c = 0; c < query.size(); ++c) score += double{query[c]} * double{keys[t][c]};
     weights[t] = score * double{scale};
+    if (score_cap > 0) weights[t] = double{score_cap} * std::tanh(weights[t] / double{score_cap});
     top = std::max(top, weights[t]);
   }
   double total = 0;

@@ -47,7 +47,9 @@ class Algorithm1 {
   int64_t n_packed_values_ = 0;
 };
 
-// softmax(q K^T * scale) V over the given rows, in double.
-Row attend_dense(const Row& query, std::span<const Row> keys, std::span<const Row> values, float scale);
+// softmax(q K^T * scale) V over the given rows, in double. score_cap above 0: a scaled score s becomes score_cap *
+// tanh(s / score_cap).
+Row attend_dense(const Row& query, std::span<const Row> keys, std::span<const Row> values, float scale,
+                 float score_cap = 0.0F);
 
 }  // namespace kivi::reference

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <sstream>
 
+#include "io/gguf.h"
 #include "model/hf_tokenizer.h"
 #include "model/tokenizer_spec.h"
 #include "text/chat.h"
@@ -101,7 +102,7 @@ TEST_P(ModelGolden, IsThatOfTokenizersOrSentencePiece) {
     if (is_required && name == "smollm2-135m") FAIL() << path << " is not there; get it with tools/get-model " << name;
     GTEST_SKIP() << path << " is not there; get it with tools/get-model " << name;
   }
-  expect_golden(read_tokenizer_spec(GgufFile(path)), name + ".tsv");
+  expect_golden(read_tokenizer_spec(read_gguf(path)), name + ".tsv");
 }
 INSTANTIATE_TEST_SUITE_P(Tokenizer, ModelGolden, testing::Values("smollm2-135m", "gemma3-270m"));
 

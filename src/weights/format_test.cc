@@ -57,7 +57,7 @@ class Golden : public testing::TestWithParam<WeightFormat> {};
 // Equal to the bit, although gguf adds after a rounded product and decode_row fuses: no product needs rounding
 // (format.h).
 TEST_P(Golden, DecodesWhatGgufDequantises) {
-  const GgufFile file(std::string(KIVI_SOURCE_DIR "/tests/golden/weights/formats.gguf"));
+  const ModelFile file = read_gguf(std::string(KIVI_SOURCE_DIR "/tests/golden/weights/formats.gguf"));
   const std::string format_name(name(GetParam()));
   const WeightView weight = file.tensor(format_name).view;
   const WeightView values = file.tensor(format_name + ".values").view;

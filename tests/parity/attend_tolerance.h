@@ -9,6 +9,7 @@
 //              is cut at each step of 16, always towards zero. A relative error of a probability is its score's error
 //              and that of the exponential; it moves o by p_i |v_i - o|. Tokens of a group share roundings of q *
 //              scale: their errors add up.
+//              A cap never widens a score's error; its tanh adds one of its own, relative to the cap.
 //   sum        a rounding of p_i and of v_i, independent: sqrt(sum (p_i V_i)^2); beside the largest one, 1, a 16-bit
 //   p_i
 //              has no bits below 2^-24.
@@ -44,7 +45,7 @@ inline Precision precision_of(DType activation) {
 }
 
 // Error of a score. products: |q_c| K_ic times the softmax scale.
-inline double score_error(const Precision& precision, std::span<const double> products) {
+inline double score_error(const Precision& precision, std::span<const double> products, double score_cap) {
   double sum = 0;
   double squares = 0;
   for (const double x : products) {
@@ -52,8 +53,9 @@ inline double score_error(const Precision& precision, std::span<const double> pr
     squares += x * x;
   }
   constexpr double kExponential = 0x1p-20;
+  constexpr double kTanh = 0x1p-21;
   return kDeviations * 2 * precision.operand * std::sqrt(squares) +
-         precision.accumulate * static_cast<double>(products.size()) * sum + kExponential;
+         precision.accumulate * static_cast<double>(products.size()) * sum + kExponential + kTanh * score_cap;
 }
 
 // What is summed over the tokens for the bound of one output.

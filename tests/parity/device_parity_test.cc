@@ -84,11 +84,32 @@ constexpr CacheCase kCases[] = {
     {"kivi2:key-bits=16", 64, 1, 2},
     {"kivi4:value-bits=16:sinks=4", 128, 1, 1},
     {"kivi2", 128, 1, 1, kKeepKeys, kFlushValues},
+    // Layers that slide: windows of one token, of less than R, of R, of no multiple of anything, never reached; capped.
+    {"f16", 64, 1, 2, {}, {}, 1},
+    {"f16:sinks=20", 96, 1, 4, {}, {}, 130},
+    {"f16", 128, 2, 1, {}, {}, 512, 50.0F},
+    {"kivi2", 128, 2, 1, {}, {}, 1},
+    {"kivi2", 64, 1, 8, {}, {}, 45},
+    {"kivi2", 96, 1, 1, {}, {}, 128},
+    {"kivi2", 256, 1, 2, {}, {}, 200, 20.0F},
+    {"kivi2", 128, 1, 4, {}, {}, 1000},
+    {"kivi2:residual=32:sinks=20", 64, 2, 1, {}, {}, 100},
+    {"kivi2:residual=0", 64, 1, 1, {}, {}, 257, 5.0F},
+    {"kivi2:group-size=64", 128, 1, 2, {}, {}, 333},
+    {"kivi2:group-size=128:sinks=4", 128, 1, 1, {}, {}, 150},
+    {"kivi4:group-size=128:residual=256", 64, 1, 1, {}, {}, 129},
+    {"kivi4", 96, 1, 1, {}, {}, 64},
+    {"kivi4", 128, 1, 8, {}, {}, 0, 30.0F},
+    {"kivi2:key-bits=16", 64, 1, 2, {}, {}, 99},
+    {"kivi4:value-bits=16:sinks=4", 128, 1, 1, {}, {}, 99},
+    {"kivi2", 128, 1, 1, kKeepKeys, kFlushValues, 70},
 };
 
 std::string case_name(const testing::TestParamInfo<CacheCase>& info) {
   std::string name = fmt::format("{}_d{}_h{}_kv{}{}", info.param.kv, info.param.head_dim, info.param.n_heads(),
                                  info.param.n_kv_heads, info.param.key_policy ? "_policies" : "");
+  if (info.param.sliding_window > 0) name += fmt::format("_slides_{}", info.param.sliding_window);
+  if (info.param.score_cap > 0) name += fmt::format("_cap_{}", info.param.score_cap);
   for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
   return name;
 }
@@ -97,11 +118,13 @@ INSTANTIATE_TEST_SUITE_P(EveryDevice, DeviceParity, testing::ValuesIn(kCases), c
 
 // One token beside thousands, decoding and in chunks.
 TEST(DeviceParityRagged, LongBesideShort) {
-  for_each_family({"kivi2", 64, 1, 4}, 2, 6000, [](Lockstep& lockstep) {
-    lockstep.step({1, 5000}, Numbers::kLoud);
-    lockstep.step({1, 1}, Numbers::kPeaked);
-    lockstep.step({5, 33}, Numbers::kLoud);
-  });
+  for (const int sliding_window : {0, 1500}) {
+    for_each_family({"kivi2", 64, 1, 4, {}, {}, sliding_window}, 2, 6000, [](Lockstep& lockstep) {
+      lockstep.step({1, 5000}, Numbers::kLoud);
+      lockstep.step({1, 1}, Numbers::kPeaked);
+      lockstep.step({5, 33}, Numbers::kLoud);
+    });
+  }
 }
 
 // More sequences than a block looks at in one go.

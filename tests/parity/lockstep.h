@@ -184,8 +184,8 @@ class Lockstep {
         const std::vector<Row> keys = all_rows(rows, view, b, head, true);
         for (int n = rows.seq_begin[b]; n < rows.seq_begin[b + 1]; ++n) {
           for (int g = 0; g < which_.heads_per_kv; ++g) {
-            const auto n_seen = static_cast<uint32_t>(n_past_[b] + n - rows.seq_begin[b] + 1);
-            const Row& key = keys[random_() % n_seen];
+            const Seen seen = seen_by(n_past_[b], n - rows.seq_begin[b]);
+            const Row& key = keys[seen.begin + random_() % static_cast<uint32_t>(seen.end - seen.begin)];
             const double norm = std::inner_product(key.begin(), key.end(), key.begin(), 1e-3);
             const auto factor = static_cast<float>(400.0 / softmax_scale() / norm);
             float* q = &rows.q[(int64_t{n} * which_.n_heads() + head * which_.heads_per_kv + g) * head_dim()];
@@ -198,12 +198,23 @@ class Lockstep {
 
   // ---- The reference ----
 
+  // Of the rows of all_rows(), those that new token i sees.
+  struct Seen {
+    int64_t begin;
+    int64_t end;
+  };
+  Seen seen_by(int64_t n_past, int64_t i) const {
+    const format::WindowPolicy policy{.sliding_window = which_.sliding_window};
+    const int64_t first = policy.first_seen(n_past);
+    return {policy.first_seen(n_past + i) - first, n_past + i + 1 - first};
+  }
+
   Row new_row(const StepRows& rows, int64_t n, int head, bool keys) const {
     const float* row = &rows.kv[(n * 2 * which_.n_kv_heads + (keys ? 0 : which_.n_kv_heads) + head) * head_dim()];
     return {row, row + head_dim()};
   }
 
-  // Stored rows of a sequence and KV head, and the new ones.
+  // Stored rows of a sequence and KV head that a new token sees, and the new ones.
   std::vector<Row> all_rows(const StepRows& rows, const format::KvBatchView& view, size_t b, int head,
                             bool keys) const {
     std::vector<Row> all = keys ? reference::stored_keys(view, static_cast<int64_t>(b), head)
@@ -220,7 +231,7 @@ class Lockstep {
     const int64_t n_packed = policy.n_packed(n_past_[b]);
     const int64_t zeros_at = keys ? layout.key_zeros() : layout.value_zeros();
     for (size_t t = 0; t < all.size(); ++t) {
-      const int64_t u = static_cast<int64_t>(t) - policy.sinks;
+      const int64_t u = policy.first_seen(n_past_[b]) + static_cast<int64_t>(t) - policy.sinks;
       for (int c = 0; c < head_dim(); ++c) {
         float zero = 0.0F;
         if (u >= 0 && u < n_packed) {
@@ -249,29 +260,31 @@ class Lockstep {
     return all;
   }
 
-  Wanted attend(const float* q, const Stored& all, int64_t n_seen, const Precision& precision) const {
+  Wanted attend(const float* q, const Stored& all, const Seen& seen, const Precision& precision) const {
     const double scale = softmax_scale();
-    std::vector<double> p(n_seen);
-    std::vector<double> errors(n_seen);
+    const double cap = which_.score_cap;
+    std::vector<double> p(seen.end);
+    std::vector<double> errors(seen.end);
     std::vector<double> products(head_dim());
-    for (int64_t t = 0; t < n_seen; ++t) {
+    double top = -INFINITY;
+    for (int64_t t = seen.begin; t < seen.end; ++t) {
       double score = 0;
       for (int c = 0; c < head_dim(); ++c) {
         score += double{q[c]} * double{all.keys[t][c]};
         products[c] = scale * std::abs(double{q[c]} * double{all.key_magnitudes[t][c]});
       }
-      p[t] = score * scale;
-      errors[t] = score_error(precision, products);
+      p[t] = cap > 0 ? cap * std::tanh(score * scale / cap) : score * scale;
+      top = std::max(top, p[t]);
+      errors[t] = score_error(precision, products, cap);
     }
-    const double top = *std::max_element(p.begin(), p.end());
     double total = 0;
-    for (double& x : p) total += x = std::exp(x - top);
+    for (int64_t t = seen.begin; t < seen.end; ++t) total += p[t] = std::exp(p[t] - top);
     Wanted wanted{Row(head_dim()), std::vector<double>(head_dim())};
     for (int c = 0; c < head_dim(); ++c) {
       double out = 0;
-      for (int64_t t = 0; t < n_seen; ++t) out += p[t] / total * double{all.values[t][c]};
+      for (int64_t t = seen.begin; t < seen.end; ++t) out += p[t] / total * double{all.values[t][c]};
       OutputError error;
-      for (int64_t t = 0; t < n_seen; ++t) {
+      for (int64_t t = seen.begin; t < seen.end; ++t) {
         error.add(p[t] / total, all.values[t][c], all.value_magnitudes[t][c], out, errors[t]);
       }
       wanted.out[c] = static_cast<float>(out);
@@ -329,6 +342,7 @@ class Lockstep {
                     .seq_begin = seq_begin.view(),
                     .cache = view,
                     .softmax_scale = softmax_scale(),
+                    .score_cap = which_.score_cap,
                     .out = out.view()});
     backend.copy_to_host(host.data(), out.view().data, host.size());
     std::vector<float> numbers(rows.q.size());
@@ -377,7 +391,7 @@ class Lockstep {
           if (!is_compared(row, n_new)) continue;
           const int64_t at = ((begin + row) * int64_t{which_.n_kv_heads} + head) * which_.heads_per_kv * head_dim() +
                              i % which_.heads_per_kv * head_dim();
-          const Wanted wanted = attend(&rows.q[at], all, n_past_[b] + row + 1, precision);
+          const Wanted wanted = attend(&rows.q[at], all, seen_by(n_past_[b], row), precision);
           for (size_t d = 0; d < devices_.size(); ++d) {
             for (int c = 0; c < head_dim(); ++c) {
               ASSERT_NEAR(outputs[d][at + c], wanted.out[c], wanted.bound[c])

@@ -27,6 +27,7 @@ PagedBatch::PagedBatch(Backend& backend, const CacheCase& which, DType window_dt
   view_.layout.order = order;
   view_.key_policy = which.key_policy.value_or(config.key_policy());
   view_.value_policy = which.value_policy.value_or(config.value_policy());
+  view_.key_policy.sliding_window = view_.value_policy.sliding_window = which.sliding_window;
   view_.window_dtype = window_dtype;
   view_.packed_stride = view_.layout.page_bytes() + 256;
   view_.window_stride = view_.window_page_bytes() + 256;

@@ -22,6 +22,8 @@ struct CacheCase {
   int heads_per_kv;
   std::optional<format::WindowPolicy> key_policy = {};  // other than that of `kv`
   std::optional<format::WindowPolicy> value_policy = {};
+  int sliding_window = 0;
+  float score_cap = 0.0F;
 
   int n_heads() const { return n_kv_heads * heads_per_kv; }
 };

@@ -24,6 +24,7 @@ struct Problem {
         seq_begin(args.seq_begin.as<const int32_t, 1>()),
         out(args.out.as<float, 3>()),
         softmax_scale(args.softmax_scale),
+        score_cap(args.score_cap),
         head_dim(args.cache.layout.head_dim),
         n_kv_heads(args.cache.layout.n_kv_heads),
         heads_per_kv(static_cast<int>(q.shape[1] / n_kv_heads)) {
@@ -47,6 +48,7 @@ struct Problem {
   TensorView<const int32_t, 1> seq_begin;
   TensorView<float, 3> out;
   float softmax_scale;
+  float score_cap;
   int head_dim;
   int n_kv_heads;
   int heads_per_kv;
@@ -80,9 +82,23 @@ struct SoftmaxRows {
   float* total;
 };
 
-int64_t n_splits(const Problem& problem, int64_t b) {
-  const int64_t n = problem.cache.n_past(b) + 1 - problem.cache.key_policy.sinks;
-  return n <= kSplitTokens ? 1 : (n + kSplitTokens - 1) / kSplitTokens;
+// Of n_tile scores, hides those that a query does not see: all but unseen .. seen - 1, and caps the others. Returns how
+// many there are for the softmax.
+int hide_and_cap(const AttendKernels& kernels, float cap, float* scores, int64_t unseen, int64_t seen) {
+  if (unseen >= seen) return 0;
+  if (cap > 0.0F) kernels.cap_scores(scores, static_cast<int>(seen), cap);
+  if (unseen > 0) std::fill_n(scores, unseen, -std::numeric_limits<float>::infinity());
+  return static_cast<int>(seen);
+}
+
+// Stretches are counted from the end of the sinks, which belong to the first.
+int64_t stretch_of(const Problem& problem, int64_t token) {
+  return std::max<int64_t>(0, token - problem.cache.key_policy.sinks) / kSplitTokens;
+}
+// The first and the last one that a new token sees.
+std::pair<int64_t, int64_t> stretches_of(const Problem& problem, int64_t b) {
+  const int64_t n_past = problem.cache.n_past(b);
+  return {stretch_of(problem, problem.cache.first_seen(n_past)), stretch_of(problem, n_past)};
 }
 
 // The stretch `split` of one sequence and KV head, into `partial` (SoftmaxRows of heads_per_kv rows).
@@ -92,7 +108,7 @@ void decode_stretch(const AttendKernels& kernels, const Problem& problem, int64_
   const int n_heads = problem.heads_per_kv;
   const int64_t sinks = problem.cache.key_policy.sinks;
   const int64_t n_tokens = problem.cache.n_past(b) + 1;
-  const int64_t begin = split == 0 ? 0 : sinks + split * kSplitTokens;
+  const int64_t begin = std::max(split == 0 ? 0 : sinks + split * kSplitTokens, problem.cache.first_seen(n_tokens - 1));
   const int64_t end = std::min(n_tokens, sinks + (split + 1) * kSplitTokens);
 
   // Every part is aligned to 64 bytes: a vector that straddles two lines costs twice.
@@ -109,18 +125,22 @@ void decode_stretch(const AttendKernels& kernels, const Problem& problem, int64_
   const Timeline keys = problem.keys(b, head);
   const Timeline values = problem.values(b, head);
   for_each_tile(sinks, begin, end, [&](int64_t from, int64_t to) {
+    const int64_t first_key = keys.group_begin(from);
+    const int64_t unseen = from - first_key;
     keys.for_each_run(
-        from, to, [&](const PackedRows& run, int at) { kernels.packed_scores(run, queries, scratch, scores + at); },
+        first_key, to,
+        [&](const PackedRows& run, int at) { kernels.packed_scores(run, queries, scratch, scores + at); },
         [&](const HalfRows& run, int at) { kernels.half_scores(run, queries, scores + at); });
-    const auto n = static_cast<int>(to - from);
     for (int h = 0; h < n_heads; ++h) {
+      const int n = hide_and_cap(kernels, problem.score_cap, scores + h * kTile, unseen, to - first_key);
       kernels.softmax_step(scores + h * kTile, n, n, head_dim, rows.maximum + h, rows.total + h,
                            rows.out + h * head_dim);
     }
+    const float* seen = scores + unseen;
     values.for_each_run(
         from, to,
-        [&](const PackedRows& run, int at) { kernels.packed_values(run, scores + at, n_heads, scratch, rows.out); },
-        [&](const HalfRows& run, int at) { kernels.half_values(run, scores + at, n_heads, rows.out); });
+        [&](const PackedRows& run, int at) { kernels.packed_values(run, seen + at, n_heads, scratch, rows.out); },
+        [&](const HalfRows& run, int at) { kernels.half_values(run, seen + at, n_heads, rows.out); });
   });
   std::copy_n(rows.out, partial_size, partial);
 }
@@ -170,24 +190,30 @@ void prefill_block(const AttendKernels& kernels, const TileKernels& tiles, const
 
   const Timeline keys = problem.keys(b, head);
   const Timeline values = problem.values(b, head);
-  for_each_tile(problem.cache.key_policy.sinks, 0, n_past + first + n, [&](int64_t from, int64_t to) {
+  const int64_t begin = problem.cache.first_seen(n_past + first);
+  for_each_tile(problem.cache.key_policy.sinks, begin, n_past + first + n, [&](int64_t from, int64_t to) {
+    const int64_t first_key = keys.group_begin(from);
+    const int64_t skipped = from - first_key;  // keys of tokens that no row sees
     keys.for_each_run(
-        from, to, [&](const PackedRows& run, int at) { tiles.packed_key_tile(run, key_tile + at); },
+        first_key, to, [&](const PackedRows& run, int at) { tiles.packed_key_tile(run, key_tile + at); },
         [&](const HalfRows& run, int at) { tiles.half_key_tile(run, key_tile + at); });
     values.for_each_run(
         from, to,
         [&](const PackedRows& run, int at) { tiles.packed_value_tile(run, value_tile + int64_t{at} * head_dim); },
         [&](const HalfRows& run, int at) { tiles.half_value_tile(run, value_tile + int64_t{at} * head_dim); });
-    const auto n_tile = static_cast<int>(to - from);
-    const int n_padded = (n_tile + 15) / 16 * 16;
+    const int64_t n_tile = to - first_key;
+    const int64_t n_padded = (n_tile + 15) / 16 * 16;
     tiles.matmul({n_rows, n_padded, head_dim, q, head_dim, key_tile, kTile, scores, kTile, false});
     for (int64_t row = 0; row < n_rows; ++row) {
-      const int64_t last = n_past + first + row / n_heads;  // the newest token that this query sees
-      const auto n_seen = static_cast<int>(std::clamp<int64_t>(last + 1 - from, 0, n_tile));
-      kernels.softmax_step(scores + row * kTile, n_seen, n_padded, head_dim, rows.maximum + row, rows.total + row,
-                           rows.out + row * head_dim);
+      const int64_t position = n_past + first + row / n_heads;  // of this query: the newest token that it sees
+      const int64_t unseen = problem.cache.first_seen(position) - first_key;
+      const int64_t seen = std::min(position + 1 - first_key, n_tile);
+      const int n_scores = hide_and_cap(kernels, problem.score_cap, scores + row * kTile, unseen, seen);
+      kernels.softmax_step(scores + row * kTile, n_scores, static_cast<int>(n_padded), head_dim, rows.maximum + row,
+                           rows.total + row, rows.out + row * head_dim);
     }
-    tiles.matmul({n_rows, head_dim, n_tile, scores, kTile, value_tile, head_dim, rows.out, head_dim, true});
+    tiles.matmul(
+        {n_rows, head_dim, to - from, scores + skipped, kTile, value_tile, head_dim, rows.out, head_dim, true});
   });
   for (int64_t i = 0; i < n; ++i) {
     float* out = &problem.out(problem.seq_begin(b) + first + i, head * n_heads, 0);
@@ -215,13 +241,14 @@ std::vector<Item> make_items(const Problem& problem) {
     const int64_t n_past = problem.cache.n_past(b);
     for (int head = 0; head < problem.n_kv_heads; ++head) {
       if (problem.n_new(b) == 1) {
-        for (int64_t split = 0; split < n_splits(problem, b); ++split) {
+        const auto [first, last] = stretches_of(problem, b);
+        for (int64_t split = first; split <= last; ++split) {
           items.push_back({b, head, split, 0, std::min(kSplitTokens, n_past + 1), n_partials++});
         }
       } else {
         for (int64_t first = 0; first < problem.n_new(b); first += block) {
           const int64_t n = std::min(block, problem.n_new(b) - first);
-          items.push_back({b, head, first, n, n * (n_past + first + n)});
+          items.push_back({b, head, first, n, n * (n_past + first + n - problem.cache.first_seen(n_past + first))});
         }
       }
     }
@@ -255,9 +282,10 @@ void Attention::run(const AttendArgs& args) {
     }
   });
   for (const Item& item : items) {
-    if (item.n != 0 || item.first != 0) continue;
-    merge_stretches(problem, item.b, item.head, partial_.data() + item.partial * partial_size,
-                    n_splits(problem, item.b));
+    if (item.n != 0) continue;
+    const auto [first, last] = stretches_of(problem, item.b);
+    if (item.first != first) continue;
+    merge_stretches(problem, item.b, item.head, partial_.data() + item.partial * partial_size, last - first + 1);
   }
 }
 

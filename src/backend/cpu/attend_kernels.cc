@@ -18,6 +18,8 @@
 #include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+// After foreach_target.h.
+#include <hwy/contrib/math/math-inl.h>
 
 #include "backend/cpu/attend-inl.h"
 
@@ -224,6 +226,15 @@ HWY_INLINE VF exp_of_negative(VF x) {
   return hn::IfThenElseZero(hn::Ge(x, constant(-86.0F)), hn::BitCast(d, hn::Add(hn::BitCast(di, sum), power)));
 }
 
+void cap_scores(float* scores, int n, float cap) {
+  const DF d;
+  const VF limit = hn::Set(d, cap);
+  const VF inverse = hn::Set(d, 1.0F / cap);
+  for (int i = 0; i < n; i += kLanes) {
+    hn::StoreU(hn::Mul(hn::CallTanh(d, hn::Mul(hn::LoadU(d, scores + i), inverse)), limit), d, scores + i);
+  }
+}
+
 void softmax_step(float* scores, int n, int n_padded, int head_dim, float* maximum, float* total, float* out) {
   constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
   const DF d;
@@ -333,7 +344,7 @@ void half_values(const HalfRows& values, const float* p, int n_heads, float* out
 
 const AttendKernels* table() {
   static constexpr AttendKernels kernels = {
-      packed_scores, half_scores, softmax_step, packed_values, half_values,
+      packed_scores, half_scores, cap_scores, softmax_step, packed_values, half_values,
   };
   return &kernels;
 }

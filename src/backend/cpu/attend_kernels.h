@@ -52,6 +52,9 @@ struct AttendKernels {
   void (*packed_scores)(const PackedRows& keys, const QueryRows& q, float* scratch, float* scores);
   void (*half_scores)(const HalfRows& keys, const QueryRows& q, float* scores);
 
+  // A score s becomes cap * tanh(s / cap). Whole vectors are written: up to 15 numbers beyond the n scores.
+  void (*cap_scores)(float* scores, int n, float cap);
+
   // One step of the online softmax on one row: of its n scores the exponentials relative to the new maximum replace the
   // scores (zeros up to n_padded), and the sums so far, `total` and `out` [head_dim], are rescaled to that maximum.
   void (*softmax_step)(float* scores, int n, int n_padded, int head_dim, float* maximum, float* total, float* out);

@@ -97,11 +97,20 @@ void pack_value_row(const Timeline& rows, int64_t t, std::vector<float>& scratch
 void keep_rows(const Timeline& rows, int64_t n_after) {
   const format::WindowPolicy& policy = rows.policy();
   const int64_t packed_end = policy.sinks + policy.n_packed(n_after);
-  for (int64_t token = rows.n_past(); token < n_after; ++token) {
+  for (int64_t token = std::max(rows.n_past(), policy.first_stored(n_after)); token < n_after; ++token) {
     if (token >= policy.sinks && token < packed_end) continue;
     std::copy_n(reinterpret_cast<const std::byte*>(rows.half_row(token)), rows.cache().layout.head_dim * sizeof(Half),
                 rows.window_row(token));
   }
+}
+
+// Calls pack(t) for every `step`-th token after the sinks that a step packs.
+template <typename Pack>
+void for_each_packed(const Timeline& rows, int64_t n_after, int step, Pack pack) {
+  const format::WindowPolicy& policy = rows.policy();
+  const int64_t end = policy.n_packed(n_after);
+  int64_t t = std::max(policy.n_packed(rows.n_past()), policy.first_stored(n_after) - policy.sinks);
+  for (; t < end; t += step) pack(t);
 }
 
 }  // namespace
@@ -125,16 +134,11 @@ void store_kv(const StoreKvArgs& args, int n_threads) {
       const int64_t n_after = cache.n_past(b) + seq_begin(b + 1) - seq_begin(b);
 
       const Timeline keys(Side::kKeys, cache, b, head, new_keys, seq_begin(b));
-      const int64_t keys_end = keys.policy().n_packed(n_after);
-      for (int64_t t = keys.policy().n_packed(keys.n_past()); t < keys_end; t += cache.layout.key_group) {
-        pack_key_group(keys, t, scratch);
-      }
+      for_each_packed(keys, n_after, cache.layout.key_group, [&](int64_t t) { pack_key_group(keys, t, scratch); });
       keep_rows(keys, n_after);
 
       const Timeline values(Side::kValues, cache, b, head, new_values, seq_begin(b));
-      const int64_t values_end = values.policy().n_packed(n_after);
-      for (int64_t t = values.policy().n_packed(values.n_past()); t < values_end; ++t)
-        pack_value_row(values, t, scratch);
+      for_each_packed(values, n_after, 1, [&](int64_t t) { pack_value_row(values, t, scratch); });
       keep_rows(values, n_after);
     }
   });

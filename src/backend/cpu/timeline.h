@@ -1,5 +1,6 @@
 // Where the tokens of one sequence, KV head and side (keys or values) are, oldest first: sinks, packed pages, window,
-// and the new tokens of the step.
+// and the new tokens of the step. Of a layer that slides the oldest are gone: policy().first_stored(n_past()) says
+// where what is left begins.
 #pragma once
 
 #include <algorithm>
@@ -32,8 +33,15 @@ class Timeline {
   const format::WindowPolicy& policy() const { return policy_; }
   const format::KvBatchView& cache() const { return cache_; }
 
+  // Where reading has to begin to get at a key: packed ones come in whole groups.
+  int64_t group_begin(int64_t token) const {
+    if (token < policy_.sinks || token >= packed_end_) return token;
+    return token - (token - policy_.sinks) % cache_.layout.key_group;
+  }
+
   // Calls on_packed(PackedRows, offset) and on_half(HalfRows, offset) for the runs of tokens begin .. end - 1, in
-  // order; offset is the run's first token minus begin. begin and end do not cut a packed page except at its end.
+  // order; offset is the run's first token minus begin. All are sinks or all are in one page; begin cuts no group of
+  // packed keys.
   template <typename OnPacked, typename OnHalf>
   void for_each_run(int64_t begin, int64_t end, OnPacked on_packed, OnHalf on_half) const {
     for (int64_t t = begin; t < end;) {

@@ -3,13 +3,16 @@
 // object is used by one thread at a time, any thread.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <memory>
 
 #include "backend/backend.h"
 
 namespace kivi::cuda {
 
-// `device`: an index of cudaGetDeviceCount, of sufficient capability. dtype: f16 or bf16.
-std::unique_ptr<Backend> make_backend(int device, DType dtype);
+// `device`: an index of cudaGetDeviceCount, of sufficient capability. dtype: f16 or bf16. stream: of that device, must
+// outlive the backend; null: one of its own.
+std::unique_ptr<Backend> make_backend(int device, DType dtype, cudaStream_t stream);
 
 }  // namespace kivi::cuda

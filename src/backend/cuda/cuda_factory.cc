@@ -16,9 +16,9 @@ std::vector<std::string> cuda_devices() {
   return devices;
 }
 
-std::unique_ptr<Backend> make_cuda_backend(int device, DType dtype) {
+std::unique_ptr<Backend> make_cuda_backend(int device, DType dtype, void* stream) {
   cuda::require_usable(cuda::find_gpus(), device);
-  return cuda::make_backend(device, dtype);
+  return cuda::make_backend(device, dtype, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace kivi

@@ -9,7 +9,7 @@ std::vector<std::string> cuda_devices() {
   return {};
 }
 
-std::unique_ptr<Backend> make_cuda_backend(int /*device*/, DType /*dtype*/) {
+std::unique_ptr<Backend> make_cuda_backend(int /*device*/, DType /*dtype*/, void* /*stream*/) {
   fail(ErrorCode::kUnsupported,
        "device cuda: this kivi was built without CUDA; use --device cpu, or build with -DKIVI_CUDA=ON");
 }

@@ -1,6 +1,7 @@
 #include "backend/reference/paged.h"
 
 #include <algorithm>
+#include <span>
 
 #include "format/quantise.h"
 
@@ -68,7 +69,7 @@ std::vector<Row> stored_rows(const KvBatchView& cache, int64_t b, int head, cons
                              WindowRow window_row, const PackedSide& side) {
   std::vector<Row> rows;
   const int64_t packed_end = policy.window_begin(cache.n_past(b));
-  for (int64_t t = 0; t < cache.n_past(b); ++t) {
+  for (int64_t t = cache.first_seen(cache.n_past(b)); t < cache.n_past(b); ++t) {
     if (t < policy.sinks || t >= packed_end) {
       rows.push_back(load_row((cache.*window_row)(b, t, head), cache.window_dtype, cache.layout.head_dim));
     } else {
@@ -92,14 +93,21 @@ struct NewRows {
   WindowRow window_row;
 
   int64_t n_past() const { return cache.n_past(b); }
+  int64_t n_after() const { return n_past() + n_new; }
+  // Tokens after the sinks that this step packs: first_packed() .. packed_end() - 1.
+  int64_t first_packed() const {
+    return std::max(policy.n_packed(n_past()), policy.first_stored(n_after()) - policy.sinks);
+  }
+  int64_t packed_end() const { return policy.n_packed(n_after()); }
   float at(int64_t token, int channel) const {
     const std::byte* row = token < n_past() ? (cache.*window_row)(b, token, head)
                                             : row_bytes(new_rows, first_row + token - n_past(), head);
     return load_16(row, cache.window_dtype, channel);
   }
   void keep_the_rest() const {
-    for (int64_t token = n_past(); token < n_past() + n_new; ++token) {
-      if (token >= policy.sinks && token < policy.sinks + policy.n_packed(n_past() + n_new)) continue;
+    for (int64_t token = n_past(); token < n_after(); ++token) {
+      if (token < policy.first_stored(n_after())) continue;
+      if (token >= policy.sinks && token < policy.sinks + packed_end()) continue;
       const std::byte* from = row_bytes(new_rows, first_row + token - n_past(), head);
       std::copy_n(from, cache.layout.head_dim * 2, (cache.*window_row)(b, token, head));
     }
@@ -133,8 +141,7 @@ void pack_group(const PageLayout& layout, const PackedSide& side, std::byte* blo
 
 void pack_keys(const NewRows& rows) {
   const PageLayout& layout = rows.cache.layout;
-  const int64_t end = rows.policy.n_packed(rows.n_past() + rows.n_new);
-  for (int64_t first = rows.policy.n_packed(rows.n_past()); first < end; first += layout.key_group) {
+  for (int64_t first = rows.first_packed(); first < rows.packed_end(); first += layout.key_group) {
     std::byte* block = rows.cache.packed_block(rows.b, first / format::kPageTokens, rows.head);
     const auto token = static_cast<int>(first % format::kPageTokens);
     for (int c = 0; c < layout.head_dim; ++c) {
@@ -150,8 +157,7 @@ void pack_keys(const NewRows& rows) {
 
 void pack_values(const NewRows& rows) {
   const PageLayout& layout = rows.cache.layout;
-  const int64_t end = rows.policy.n_packed(rows.n_past() + rows.n_new);
-  for (int64_t t = rows.policy.n_packed(rows.n_past()); t < end; ++t) {
+  for (int64_t t = rows.first_packed(); t < rows.packed_end(); ++t) {
     std::byte* block = rows.cache.packed_block(rows.b, t / format::kPageTokens, rows.head);
     const auto token = static_cast<int>(t % format::kPageTokens);
     for (int c = 0; c < layout.head_dim; c += layout.value_group) {
@@ -189,9 +195,13 @@ void attend(const AttendArgs& args) {
       for (int64_t row = seq_begin(b); row < seq_begin(b + 1); ++row) {
         keys.push_back(load_row(row_bytes(args.new_keys, row, head), cache.window_dtype, head_dim));
         values.push_back(load_row(row_bytes(args.new_values, row, head), cache.window_dtype, head_dim));
+        // Of all that is here the first row is the first that the first new token sees.
+        const int64_t position = cache.n_past(b) + row - seq_begin(b);
+        const int64_t n_unseen = cache.first_seen(position) - cache.first_seen(cache.n_past(b));
         for (int64_t h = head * heads_per_kv; h < (head + 1) * heads_per_kv; ++h) {
           const float* query = &q(row, h, 0);
-          const Row result = attend_dense(Row(query, query + head_dim), keys, values, args.softmax_scale);
+          const Row result = attend_dense(Row(query, query + head_dim), std::span(keys).subspan(n_unseen),
+                                          std::span(values).subspan(n_unseen), args.softmax_scale, args.score_cap);
           std::copy(result.begin(), result.end(), &out(row, h, 0));
         }
       }

@@ -6,7 +6,8 @@
 
 namespace kivi::reference {
 
-// The stored keys (values) of sequence b and KV head `head`, oldest first, dequantised: [n_past] rows.
+// The stored keys (values) of sequence b and KV head `head` that the next token sees, oldest first, dequantised: rows
+// cache.first_seen(n_past) .. n_past - 1.
 std::vector<Row> stored_keys(const format::KvBatchView& cache, int64_t b, int head);
 std::vector<Row> stored_values(const format::KvBatchView& cache, int64_t b, int head);
 

@@ -11,13 +11,17 @@ namespace kivi::cuda {
 
 class Stream {
  public:
-  explicit Stream(int device) : device_(device) {
+  // `borrowed`: a stream of that device, which must outlive this; null: one of its own.
+  explicit Stream(int device, cudaStream_t borrowed = nullptr)
+      : device_(device), owned_(borrowed == nullptr), stream_(borrowed) {
     check(cudaSetDevice(device), "choosing the GPU");
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+    if (owned_) check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   }
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
-  ~Stream() { cudaStreamDestroy(stream_); }
+  ~Stream() {
+    if (owned_) cudaStreamDestroy(stream_);
+  }
 
   int device() const { return device_; }
   // The handle, after making its device this thread's current one.
@@ -29,7 +33,8 @@ class Stream {
 
  private:
   int device_;
-  cudaStream_t stream_ = nullptr;
+  bool owned_;
+  cudaStream_t stream_;
 };
 
 // A point in a stream that the host can wait for.

@@ -28,11 +28,12 @@
 
 namespace kivi::cuda {
 
-// What this pass of the compiler makes code for.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-inline constexpr bool kIsWide = false;
+// Whether this pass of the compiler makes code for GPUs of the configuration.
+template <typename Config>
+#if defined(__CUDA_ARCH__)
+inline constexpr bool kIsCompiled = Config::kWide == (__CUDA_ARCH__ >= 900);
 #else
-inline constexpr bool kIsWide = true;
+inline constexpr bool kIsCompiled = true;
 #endif
 
 template <typename Config>
@@ -77,7 +78,7 @@ __device__ __forceinline__ void run_attend_decode(const DecodeArgs& args) {
 template <typename Config>
 __global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
     attend_decode(const __grid_constant__ DecodeArgs args) {
-  if constexpr (Config::kWide == kIsWide) run_attend_decode<Config>(args);
+  if constexpr (kIsCompiled<Config>) run_attend_decode<Config>(args);
 }
 
 template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup>
