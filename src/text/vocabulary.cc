@@ -1,6 +1,8 @@
 #include "text/vocabulary.h"
 
 #include <algorithm>
+#include <bit>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -10,6 +12,11 @@
 
 namespace kivi {
 namespace {
+
+uint32_t hash_of(std::string_view token) {
+  const auto hash = uint64_t{std::hash<std::string_view>()(token)};
+  return static_cast<uint32_t>(hash ^ hash >> 32);
+}
 
 std::string spaces_for_metaspaces(std::string_view token) {
   std::string bytes;
@@ -43,15 +50,31 @@ Vocabulary::Vocabulary(TokenizerSpec& spec)
     fail(ErrorCode::kCorrupt, "unknown token id {}: must be below the vocabulary's size {}; the model file is broken",
          *unknown_, size());
   }
-  ids_.reserve(tokens_.size());
+  index_tokens();
+  index_bytes();
+}
+
+void Vocabulary::index_tokens() {
+  slots_.resize(std::bit_ceil(2 * tokens_.size() + 1));
   for (TokenId id = 0; id < size(); ++id) {
     if (!token(id).empty()) {
-      ids_.emplace(token(id), id);
+      const uint32_t hash = hash_of(token(id));
+      Slot& slot = slots_[slot_of(token(id), hash)];
+      if (slot.id < 0) slot = {hash, id};
     } else if (type(id) != TokenType::kUnused) {
       fail(ErrorCode::kCorrupt, "token {}: is empty; the model file is broken", id);
     }
   }
-  index_bytes();
+}
+
+// The slot that holds the token, or the empty one where it would be.
+size_t Vocabulary::slot_of(std::string_view token, uint32_t hash) const {
+  const size_t mask = slots_.size() - 1;
+  size_t slot = hash & mask;
+  while (slots_[slot].id >= 0 && (slots_[slot].hash != hash || this->token(slots_[slot].id) != token)) {
+    slot = (slot + 1) & mask;
+  }
+  return slot;
 }
 
 void Vocabulary::index_bytes() {
@@ -76,8 +99,8 @@ void Vocabulary::index_bytes() {
 }
 
 std::optional<TokenId> Vocabulary::find(std::string_view token) const {
-  const auto it = ids_.find(token);
-  return it == ids_.end() ? std::nullopt : std::optional(it->second);
+  const TokenId id = slots_[slot_of(token, hash_of(token))].id;
+  return id < 0 ? std::nullopt : std::optional(id);
 }
 
 void Vocabulary::append_symbols(std::string_view piece, std::vector<TokenId>& out) const {

@@ -4,7 +4,6 @@
 #include <array>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "text/tokenizer_spec.h"
@@ -18,7 +17,7 @@ class Vocabulary {
   // Takes tokens, types and what belongs to them from the spec. Throws Error{kCorrupt} on an empty vocabulary, an empty
   // token, as many types as not tokens, an unknown token that is not there, or no byte at all in a byte-level one.
   explicit Vocabulary(TokenizerSpec& spec);
-  Vocabulary(const Vocabulary&) = delete;  // ids_ points into tokens_
+  Vocabulary(const Vocabulary&) = delete;
   Vocabulary& operator=(const Vocabulary&) = delete;
 
   int32_t size() const { return static_cast<int32_t>(tokens_.size()); }
@@ -44,14 +43,21 @@ class Vocabulary {
   std::string bytes(TokenId id) const;
 
  private:
+  struct Slot {
+    uint32_t hash = 0;
+    TokenId id = -1;  // -1: empty
+  };
+
+  void index_tokens();
   void index_bytes();
+  size_t slot_of(std::string_view token, uint32_t hash) const;
 
   std::vector<std::string> tokens_;
   std::vector<TokenType> types_;
   TokenizerSpec::Spelling spelling_;
   std::optional<TokenId> unknown_;
   bool fuses_unknown_;
-  std::unordered_map<std::string_view, TokenId> ids_;
+  std::vector<Slot> slots_;  // ids by text: a hash table, a power of two of them, at most half full
   std::array<TokenId, 256> byte_ids_;
 };
 
