@@ -178,6 +178,9 @@ void Runner::print_stats(const Finish& finish) const {
   fmt::print(stderr, "KV cache {}: {:.2f} bits per element; packed {} B, window {} B, slack {} B, total {} B\n",
              kv_.name, kv.effective_bits_per_element(), kv.packed_bytes(), kv.window_bytes, kv.slack_bytes,
              kv.allocated_bytes());
+  if (kv.dropped_tokens > 0) {
+    fmt::print(stderr, "Layers that slide have dropped {} tokens: {} B\n", kv.dropped_tokens, kv.dropped_bytes);
+  }
   fmt::print(stderr, "{}\n", session_.backend->info().detail);
 }
 

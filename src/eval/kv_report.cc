@@ -27,7 +27,9 @@ nlohmann::ordered_json to_json(std::span<const KvReport> reports) {
                     {"effective_bits_per_element", r.at_context.effective_bits_per_element()},
                     {"packed_bytes_at_context", r.at_context.packed_bytes()},
                     {"window_bytes_at_context", r.at_context.window_bytes},
-                    {"slack_bytes_at_context", r.at_context.slack_bytes}});
+                    {"slack_bytes_at_context", r.at_context.slack_bytes},
+                    {"dropped_tokens_at_context", r.at_context.dropped_tokens},
+                    {"dropped_bytes_at_context", r.at_context.dropped_bytes}});
   }
   return list;
 }

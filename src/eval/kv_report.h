@@ -14,7 +14,7 @@ namespace kivi {
 struct KvReport {
   std::string kv;
   double bits_per_element = 0.0;  // of the packed format: codes, scales and zeros; 16 for f16
-  double bytes_per_token = 0.0;   // that a long sequence grows by
+  double bytes_per_token = 0.0;   // in all layers: a long sequence grows by it where no layer slides
   KvMemory at_context;            // of one sequence
 };
 

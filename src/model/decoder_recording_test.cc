@@ -23,7 +23,8 @@ std::vector<TokenId> some_tokens(int n) {
 // Two caches on one decoder, driven in the same way on a device that records and on one that does not.
 class Recorded {
  public:
-  explicit Recorded(bool records) : device_(FakeDeviceOptions{.records = records}) {
+  explicit Recorded(bool records, bool slides = false)
+      : device_(FakeDeviceOptions{.records = records}), weights_(load_weights(device_, file_, config_of(slides))) {
     decoder_.reserve(100, 16);
     for (const char* kv : {"kivi2:residual=32", "f16"}) {
       caches_.push_back(std::make_unique<KvCache>(device_, decoder_.kv_shape(), parse_kv_config(kv),
@@ -74,10 +75,20 @@ class Recorded {
   std::vector<std::vector<float>> outputs;
 
  private:
+  // With a layer that slides, and one that does not.
+  ModelConfig config_of(bool slides) const {
+    ModelConfig config = read_config(file_);
+    if (!slides) return config;
+    config.sliding_window = 25;
+    config.slides.assign(static_cast<size_t>(config.n_layers), false);
+    config.slides.front() = true;
+    return config;
+  }
+
   std::vector<std::byte> bytes_ = TinyModel{}.build().build();
   ModelFile file_ = read_gguf(bytes_);
   FakeDevice device_;
-  ModelWeights weights_ = load_weights(device_, file_, read_config(file_));
+  ModelWeights weights_;
   Decoder decoder_{device_, weights_};
   std::vector<std::unique_ptr<KvCache>> caches_;
   std::vector<SequenceId> sequences_[2];
@@ -120,6 +131,22 @@ TEST(DecoderOnADevice, RecordingsGiveTheSameBits) {
   EXPECT_EQ(recorded.counts().replays, 40 + 5 + 2 + 3);
   EXPECT_EQ(plain.counts().replays, 0);
   EXPECT_EQ(recorded.outputs, plain.outputs);
+}
+
+TEST(DecoderOnADevice, RecordingsServeLayersThatSlide) {
+  Recorded recorded(true, true);
+  Recorded plain(false, true);
+  Recorded full(false);
+  for (Recorded* r : {&recorded, &plain, &full}) {
+    for (int cache = 0; cache < 2; ++cache) {
+      for (int i = 0; i < 3; ++i) r->create(cache, 10 + 60 * i);
+      for (int i = 0; i < 60; ++i) r->choose_all(cache);
+      r->decode(cache, {0, 1, 2}, {});
+    }
+  }
+  EXPECT_GT(recorded.counts().replays, 100);
+  EXPECT_EQ(recorded.outputs, plain.outputs);
+  EXPECT_NE(plain.outputs, full.outputs);
 }
 
 TEST(DecoderOnADevice, GreedyDecodingMovesTokensOnly) {

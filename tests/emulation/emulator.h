@@ -9,8 +9,9 @@
 //   a warp     matrix products, ldmatrix, shuffles, votes: computed when all 32 lanes have come to the same operation;
 //              lanes at different ones, or that never come, end the process with a message, as does a block whose
 //              threads wait for each other
-//   shared     memory of a block: poisoned (0xFF: NaN, the largest code) when it begins, and while an asynchronous copy
-//              may be writing, which is from its start to the wait for it; addresses and alignment are checked
+//   shared     dynamic memory of a block: poisoned (0xFF: NaN, the largest code) when it begins, and while an
+//              asynchronous copy may be writing, which is from its start to the wait for it; addresses and alignment
+//              are checked. Variables begin as the block before left them.
 //   runtime    streams, whose operations wait until something waits for them; graphs; memory that ends where it was
 //              asked to end, for AddressSanitizer to see; one GPU each of the two kinds that kernels know (runtime.cc)
 // What is not: time, caches, banks, registers, fences and the order of memory, threads that run truly at once (so no

@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
-#include <set>
 #include <vector>
 
 #include "backend/cuda/kernels/expand_page.h"
@@ -105,18 +105,27 @@ TEST(FragmentWords, WordsWriteTheirTokensAndNoOthers) {
   }
 }
 
-TEST(FragmentWords, TheWordsOfAValue) {
+// What store_token.cuh writes without reading: of a token, the codes of channels c, c + 2, c + 32, c + 34, ... up to 8
+// / bits spans of 32, side by side in whole bytes that no other token has.
+TEST(FragmentWords, TheCodesOfAValueFillBytes) {
   for (const int head_dim : kHeadDims) {
     for (const int bits : kBits) {
       const PageLayout layout = layout_of(head_dim, bits);
-      const int stretch = exclusive_tokens(head_dim, bits);
-      const int n_words = words_of_tokens(stretch, head_dim, bits);
+      const int run_spans = std::min(8 / bits, head_dim / 32);
+      if (head_dim % (32 * run_spans) != 0 || 2 * run_spans * bits % 8 != 0) continue;
+      std::map<int64_t, int> token_of_byte;
       for (int token = 0; token < format::kPageTokens; ++token) {
-        std::set<int64_t> words;
-        for (int i = 0; i < n_words / 8; ++i) words.insert(token / stretch * n_words + word_of_value(token, i));
-        EXPECT_EQ(words.size(), n_words / 8);
         for (int channel = 0; channel < head_dim; ++channel) {
-          EXPECT_TRUE(words.contains(layout.value_code(token, channel).word));
+          if (channel / 32 % run_spans != 0 || channel % 4 > 1) continue;  // the first of a run
+          const format::CodePlace first = layout.value_code(token, channel);
+          ASSERT_EQ(first.place * bits % 8, 0);
+          for (int i = 0; i < 2 * run_spans; ++i) {
+            const format::CodePlace place = layout.value_code(token, channel + i / 2 * 32 + i % 2 * 2);
+            EXPECT_EQ(place.word, first.word);
+            EXPECT_EQ(place.place, first.place + i);
+            const int64_t byte = 4 * place.word + bits * place.place / 8;
+            EXPECT_EQ(token_of_byte.emplace(byte, token).first->second, token);
+          }
         }
       }
     }

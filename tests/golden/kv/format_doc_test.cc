@@ -158,6 +158,15 @@ class FormatDocument : public testing::Test {
     EXPECT_EQ(got, vector.list<int64_t>("packed"));
   }
 
+  void stored(Vector& vector) {
+    format::WindowPolicy policy{.sinks = vector.number("sinks")};
+    if (vector.number("packs") == 1) policy.keep = 0;
+    policy.sliding_window = vector.number("window");
+    std::vector<int64_t> got;
+    for (const int n : vector.list<int>("tokens")) got.push_back(policy.first_stored(n));
+    EXPECT_EQ(got, vector.list<int64_t>("first"));
+  }
+
   void slot(Vector& vector) {
     format::KvBatchView view;
     view.layout.n_kv_heads = vector.number("kv_heads");
@@ -218,15 +227,16 @@ class FormatDocument : public testing::Test {
     void (FormatDocument::*check)(Vector&);
     int n_seen = 0;
   };
-  std::array<Kind, 9> kinds_{{{"word", &FormatDocument::word},
-                              {"group", &FormatDocument::group},
-                              {"layout", &FormatDocument::layout},
-                              {"place", &FormatDocument::place},
-                              {"block", &FormatDocument::block},
-                              {"bytes", &FormatDocument::bytes},
-                              {"packed", &FormatDocument::packed},
-                              {"slot", &FormatDocument::slot},
-                              {"cost", &FormatDocument::cost}}};
+  std::array<Kind, 10> kinds_{{{"word", &FormatDocument::word},
+                               {"group", &FormatDocument::group},
+                               {"layout", &FormatDocument::layout},
+                               {"place", &FormatDocument::place},
+                               {"block", &FormatDocument::block},
+                               {"bytes", &FormatDocument::bytes},
+                               {"packed", &FormatDocument::packed},
+                               {"stored", &FormatDocument::stored},
+                               {"slot", &FormatDocument::slot},
+                               {"cost", &FormatDocument::cost}}};
 
   void check_line(const std::string& line) {
     Vector vector(line);

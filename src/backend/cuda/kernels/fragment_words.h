@@ -24,14 +24,6 @@ KIVI_HD constexpr int words_of_tokens(int n_tokens, int head_dim, int bits) {
   return n_tokens * head_dim * bits / 32;
 }
 
-// Word i of those n / 8, of the n words of an exclusive stretch, in which the values of `token` are. (A word has four
-// tokens of each 32: two neighbours, and those four later.)
-KIVI_HD constexpr int word_of_value(int token, int i) {
-  const int column = format::spread_place(token).index;
-  const int lane = i / 2 % 8 * 4 + column % 8 / 2;
-  return i / 16 * format::kFragmentGroupWords + 4 * lane + i % 2 + column / 8 * 2;
-}
-
 // New codes of a word, and the bits that they take in it.
 struct WordUpdate {
   uint32_t codes = 0;

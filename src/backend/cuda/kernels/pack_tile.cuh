@@ -29,8 +29,6 @@ struct StoreSide {
   int codes;  // bytes from the start of a block
   int scales;
   int zeros;
-  int edge_heads;  // KV heads of an edge block
-  int edge_blocks;
 };
 
 struct StoreProblem {
@@ -40,9 +38,11 @@ struct StoreProblem {
   const int32_t* seq_begin;
   int n_sequences;
   int block_bytes;
-  int flush_blocks;  // blocks of each kind, in the order of the grid: these, edge blocks of the values, of the keys,
-                     // bulk
-  bool bulk;
+  int edge_heads;  // KV heads of an edge block
+  // Blocks of each kind, in the order of the grid; bulk blocks come last.
+  int flush_blocks;
+  int token_blocks;  // 0: edge and bulk blocks store sequences of one new token, too
+  int edge_blocks;   // of values, then as many of keys
 };
 
 // What a block works on: one side of a sequence and n_heads KV heads from `head` on.
@@ -62,6 +62,29 @@ struct TokenRange {
   int begin;
   int end;
   __device__ int size() const { return max(end - begin, 0); }
+};
+
+// Tokens that a step packs, counted from the end of the sinks: those that leave the window and are still in sight.
+__device__ inline TokenRange packed_range(const format::WindowPolicy& policy, int n_past, int n_after) {
+  return {static_cast<int>(max(policy.n_packed(n_past), policy.first_stored(n_after) - policy.sinks)),
+          static_cast<int>(policy.n_packed(n_after))};
+}
+// New tokens that stay in 16 bits: sinks, and those of the window.
+struct KeptTokens {
+  TokenRange sinks;
+  TokenRange window;
+
+  __device__ KeptTokens(const format::WindowPolicy& policy, int n_past, int n_after) {
+    const int first = max(n_past, static_cast<int>(policy.first_stored(n_after)));
+    sinks = {first, min(n_after, policy.sinks)};
+    window = {max(first, policy.sinks + static_cast<int>(policy.n_packed(n_after))), n_after};
+  }
+  __device__ void clip(int begin, int end) {
+    sinks = {max(sinks.begin, begin), min(sinks.end, end)};
+    window = {max(window.begin, begin), min(window.end, end)};
+  }
+  __device__ int size() const { return sinks.size() + window.size(); }
+  __device__ int token(int i) const { return i < sinks.size() ? sinks.begin + i : window.begin + i - sinks.size(); }
 };
 
 __host__ __device__ constexpr int round_up(int x, int unit) {
@@ -92,6 +115,12 @@ constexpr size_t pack_bytes(int head_dim) {
 
 // ---- Quantising ----
 
+// Number i of two.
+template <typename T>
+__device__ float number_of(uint32_t pair, int i) {
+  return to_float(T{static_cast<uint16_t>(pair >> (16 * i))});
+}
+
 // n consecutive 16-bit numbers, n 2 or 4, as floats.
 template <typename T, int n>
 __device__ void load_numbers(const std::byte* from, float (&x)[n]) {
@@ -99,7 +128,7 @@ __device__ void load_numbers(const std::byte* from, float (&x)[n]) {
   const Raw raw = *reinterpret_cast<const Raw*>(from);
   const auto* words = reinterpret_cast<const uint32_t*>(&raw);
 #pragma unroll
-  for (int i = 0; i < n; ++i) x[i] = to_float(T{static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2)))});
+  for (int i = 0; i < n; ++i) x[i] = number_of<T>(words[i / 2], i % 2);
 }
 
 __device__ inline void add(format::GroupRange& range, float x) {
@@ -207,13 +236,11 @@ __device__ void write_words(const StorePart& part, const PackTile& tile) {
   const int exclusive = exclusive_tokens(head_dim, Bits);
   const int begin = words_of_tokens(tile.first / exclusive * exclusive, head_dim, Bits);
   const int end = words_of_tokens(round_up(tile.end, exclusive), head_dim, Bits);
-  // Decoding packs one value a step: only the words that have it are looked at.
-  const bool one_value = part.side_kind == Side::kValues && tile.n_tokens() == 1;
-  const int n_words = one_value ? (end - begin) / 8 : end - begin;
+  const int n_words = end - begin;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < tile.n_heads * n_words; i += kStoreThreads) {
     const int head = i / n_words;
-    const int word = begin + (one_value ? word_of_value(tile.first, i % n_words) : i % n_words);
+    const int word = begin + i % n_words;
     const uint8_t* codes = tile.codes + (head * tile.n_tokens() - tile.first) * tile.pitch;
     const auto code_of = [&](int token, int channel) { return uint32_t{codes[token * tile.pitch + channel]}; };
     const WordUpdate update = part.side_kind == Side::kKeys

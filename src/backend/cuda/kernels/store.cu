@@ -1,16 +1,17 @@
 // Storing new keys and values: the rows that the window policies pack are quantised into pages, the others go into the
 // window. Codes are the CPU's to the bit: the quantiser is format/quantise.h, compiled without contraction.
 //
-// Three kinds of blocks of 128 threads, in one launch:
+// Four kinds of blocks of 128 threads, in one launch. Sequences of one new token have
+//   token  the rows of that token, and the value that leaves the window for it: a warp has four heads (store_token.cuh)
+//   flush  the keys that leave the window, if then all of it does (no token is kept, so token blocks do not write where
+//          these read): of a sequence in so many steps, but much work, so all flush blocks share out its heads and
+//          groups.
+// Sequences of more have
 //   edge   one side (keys or values) of a sequence and some of its KV heads. Packs every unit that begins with an old
 //          token, out of the window, and then writes the new rows that stay: only these blocks read the window, and
-//          each before it writes there, so a slot may change hands within the launch. All of a decoding step.
-//   flush  packs the keys that leave the window in a step of decoding, if then the whole window does (no token is kept,
-//          so nobody writes where these blocks read): a sequence in so many steps, but much work, so all flush blocks
-//          share out its heads and groups.
+//          each before it writes there, so a slot may change hands within the launch.
 //   bulk   one side and KV head of 128 rows of the step, whatever sequences they belong to: packs the units that begin
-//          in these rows, and copies the rows where nothing is ever packed. Launched if there are more rows than
-//          sequences.
+//          in these rows, and copies the rows where nothing is ever packed.
 // A unit is what one block has to own: a key group, and tokens that share words (exclusive_tokens). So a word is
 // written by one thread of a launch; where other tokens' codes are in it, these bits are kept.
 // Bytes: 2 per number read, and its share of the page written; a row that stays is 2 + 2 per number.
@@ -19,6 +20,7 @@
 #include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/kernels/pack_tile.cuh"
 #include "backend/cuda/kernels/store.h"
+#include "backend/cuda/kernels/store_token.cuh"
 
 namespace kivi::cuda {
 namespace {
@@ -30,10 +32,10 @@ using format::WindowPolicy;
 constexpr int kBulkRows = 128;
 
 // Copies new tokens into the window. A warp has a row at a time, and two under way.
-__device__ void keep(const StorePart& part, TokenRange sinks, TokenRange window) {
+__device__ void keep(const StorePart& part, const KeptTokens& tokens) {
   constexpr int kRowsUnderWay = 2;
   const int at = static_cast<int>(threadIdx.x) % 32 * 16;  // rows have at most 512 bytes
-  const int n_tokens = sinks.size() + window.size();
+  const int n_tokens = tokens.size();
   const int n_rows = n_tokens * part.n_heads;
   if (at >= part.layout().head_dim * 2) return;
 #pragma unroll 1
@@ -44,8 +46,7 @@ __device__ void keep(const StorePart& part, TokenRange sinks, TokenRange window)
     for (int i = 0; i < kRowsUnderWay; ++i) {
       const int row = first + i * kStoreWarps;
       if (row >= n_rows) continue;
-      const int n = row % n_tokens;
-      const int token = n < sinks.size() ? sinks.begin + n : window.begin + n - sinks.size();
+      const int token = tokens.token(row % n_tokens);
       const Timeline timeline = part.timeline(part.head + row / n_tokens);
       numbers[i] = *reinterpret_cast<const uint4*>(timeline.new_row(token) + at);
       to[i] = timeline.window_row(token) + at;
@@ -57,44 +58,43 @@ __device__ void keep(const StorePart& part, TokenRange sinks, TokenRange window)
   }
 }
 
-// ---- The two kinds of blocks ----
-
-// What of a part is stored: tokens to pack, counted from the end of the sinks, and new tokens to keep in 16 bits.
-struct Stored {
-  TokenRange packed;
-  TokenRange sinks;
-  TokenRange window;
-};
+// ---- Sequences of many new tokens ----
 
 // What an edge block stores.
-__device__ Stored at_the_edge(const StorePart& part) {
+template <typename T>
+__device__ void store_edge(const StorePart& part) {
   const WindowPolicy& policy = part.side().policy;
   const int n_past = part.sequence.n_past;
   const int n_after = n_past + part.sequence.n_new;
-  const bool bulk = part.problem.bulk;
-  if (policy.keeps_all() && bulk) return {};
-  const auto packed_end = static_cast<int>(policy.n_packed(n_after));
-  if (part.side_kind == Side::kKeys && part.problem.flush_blocks > 0 && part.sequence.n_new == 1) {
-    return {.sinks = {n_past, min(n_after, policy.sinks)}, .window = {max(n_past, policy.sinks + packed_end), n_after}};
-  }
-  const int first_bulk = round_up(max(n_past - policy.sinks, 0), part.side().unit);
-  return {.packed = {static_cast<int>(policy.n_packed(n_past)), bulk ? min(first_bulk, packed_end) : packed_end},
-          .sinks = {n_past, min(n_after, policy.sinks)},
-          .window = {max(n_past, policy.sinks + packed_end), n_after}};
+  if (part.sequence.n_new == 1 && part.problem.token_blocks > 0) return;
+  if (policy.keeps_all()) return;  // bulk blocks copy
+  TokenRange packed = packed_range(policy, n_past, n_after);
+  packed.end = min(packed.end, round_up(max(n_past - policy.sinks, 0), part.side().unit));
+  pack<T>(part, packed);
+  keep(part, {policy, n_past, n_after});
 }
 
-// What a bulk block stores of the part's sequence: rows begin .. end - 1 of the step.
-__device__ Stored in_bulk(const StorePart& part, int begin, int end) {
+// What a bulk block stores of the part's sequence: of rows begin .. end - 1 of the step.
+template <typename T>
+__device__ void store_bulk(const StorePart& part, int begin, int end) {
   const WindowPolicy& policy = part.side().policy;
   const int n_past = part.sequence.n_past;
   const int n_after = n_past + part.sequence.n_new;
   const int row_0 = n_past - part.sequence.first_row;  // the token that row 0 would be
-  if (policy.keeps_all()) return {.window = {max(row_0 + begin, n_past), min(row_0 + end, n_after)}};
+  if (part.sequence.n_new == 1 && part.problem.token_blocks > 0) return;
+  if (policy.keeps_all()) {
+    KeptTokens tokens(policy, n_past, n_after);
+    tokens.clip(row_0 + begin, row_0 + end);
+    return keep(part, tokens);
+  }
   const int u_0 = row_0 - policy.sinks;
   const int unit = part.side().unit;
-  return {.packed = {round_up(max(u_0 + begin, max(n_past - policy.sinks, 0)), unit),
-                     min(round_up(max(u_0 + end, 0), unit), static_cast<int>(policy.n_packed(n_after)))}};
+  const TokenRange packed = packed_range(policy, n_past, n_after);
+  const int first = max(u_0 + begin, max(n_past - policy.sinks, packed.begin));
+  pack<T>(part, {round_up(max(first, 0), unit), min(round_up(max(u_0 + end, 0), unit), packed.end)});
 }
+
+// ---- Sequences of one new token ----
 
 // Of kMost sequences from `first` on those whose new token makes keys leave the window, in order. All threads of the
 // block.
@@ -162,8 +162,9 @@ __device__ void flush_keys(const StoreProblem& problem, int block) {
       const int b = first + list.sequences[i / (n_heads * n_parts)];
       const StorePart part{problem, Side::kKeys, i / n_parts % n_heads, 1,
                            sequence_rows(problem.cache, problem.seq_begin, b)};
-      const int begin = static_cast<int>(keys.policy.n_packed(part.sequence.n_past)) + i % n_parts * (flush / n_parts);
-      pack<T>(part, {begin, begin + flush / n_parts});
+      const TokenRange leaving = packed_range(keys.policy, part.sequence.n_past, part.sequence.n_past + 1);
+      const int begin = leaving.end - flush + i % n_parts * (flush / n_parts);
+      pack<T>(part, {max(begin, leaving.begin), begin + flush / n_parts});
     }
   }
 }
@@ -173,38 +174,33 @@ __global__ __launch_bounds__(kStoreThreads, 8) void store_kv_kernel(const __grid
   auto x = static_cast<int>(blockIdx.x);
   if (x < problem.flush_blocks) return flush_keys<T>(problem, x);
   x -= problem.flush_blocks;
+  if (x < problem.token_blocks) {
+    return store_tokens<T>(problem, x * kStoreWarps + static_cast<int>(threadIdx.x) / 32);
+  }
+  x -= problem.token_blocks;
   const int n_heads = problem.cache.layout.n_kv_heads;
-  const int n_edge = problem.keys.edge_blocks + problem.values.edge_blocks;
-  const bool edge = x < n_edge;
-  if (!edge) x -= n_edge;
   StorePart part{problem, Side::kValues, 0, 1, {}};
-  int b = 0;
-  int begin = 0;
-  if (edge) {
-    // Values first: while decoding they take longer, but for a step in 128.
-    if (x >= problem.values.edge_blocks) {
+  if (x < 2 * problem.edge_blocks) {
+    if (x >= problem.edge_blocks) {
       part.side_kind = Side::kKeys;
-      x -= problem.values.edge_blocks;
+      x -= problem.edge_blocks;
     }
-    const int heads = part.side().edge_heads;
+    const int heads = problem.edge_heads;
     const int blocks_per_sequence = round_up(n_heads, heads) / heads;
     part.head = x % blocks_per_sequence * heads;
     part.n_heads = min(heads, n_heads - part.head);
-    b = x / blocks_per_sequence;
-  } else {
-    part.head = x % n_heads;
-    part.side_kind = x / n_heads % 2 == 0 ? Side::kKeys : Side::kValues;
-    begin = x / n_heads / 2 * kBulkRows;
-    b = last_at_most(problem.n_sequences, begin, [&](int i) { return problem.seq_begin[i]; });
+    part.sequence = sequence_rows(problem.cache, problem.seq_begin, x / blocks_per_sequence);
+    return store_edge<T>(part);
   }
-  do {
+  x -= 2 * problem.edge_blocks;
+  part.head = x % n_heads;
+  part.side_kind = x / n_heads % 2 == 0 ? Side::kKeys : Side::kValues;
+  const int begin = x / n_heads / 2 * kBulkRows;
+  int b = last_at_most(problem.n_sequences, begin, [&](int i) { return problem.seq_begin[i]; });
+  for (; b < problem.n_sequences && problem.seq_begin[b] < begin + kBulkRows; ++b) {
     part.sequence = sequence_rows(problem.cache, problem.seq_begin, b);
-    if (part.sequence.n_new > 0) {
-      const Stored stored = edge ? at_the_edge(part) : in_bulk(part, begin, begin + kBulkRows);
-      pack<T>(part, stored.packed);
-      keep(part, stored.sinks, stored.window);
-    }
-  } while (!edge && ++b < problem.n_sequences && problem.seq_begin[b] < begin + kBulkRows);
+    if (part.sequence.n_new > 0) store_bulk<T>(part, begin, begin + kBulkRows);
+  }
 }
 
 // ---- The host's side ----
@@ -257,25 +253,22 @@ void require_supported(const StoreKvArgs& args) {
 }
 
 // KV heads of an edge block: few, so that they are spread over the device, and more where there are blocks in plenty,
-// for most of a block's time goes by until it knows where its rows are.
-int edge_heads(int64_t n_heads_of_all, int fewest) {
+// for most of a block's time goes by until it knows where its rows are, if it has any.
+int edge_heads(int64_t n_heads_of_all) {
   constexpr int64_t kPlenty = 1024;
-  int heads = fewest;
+  int heads = 1;
   while (heads < 8 && n_heads_of_all / (2 * heads) >= kPlenty) heads *= 2;
   return heads;
 }
-constexpr int kFewestOfKeys = 1;    // it may pack many tokens of each
-constexpr int kFewestOfValues = 4;  // a decoding step packs one row a head: a warp's work
 
-int64_t flush_blocks(const StoreSide& keys, int64_t n_heads_of_all, bool bulk) {
+int flush_blocks(const StoreSide& keys, int64_t n_heads_of_all) {
   constexpr int64_t kMost = 512;
-  if (bulk || keys.bits == 0 || keys.policy.keep > 0) return 0;
-  return std::min(kMost, n_heads_of_all * std::max(keys.policy.flush / keys.unit, 1));
+  if (keys.bits == 0) return 0;
+  return static_cast<int>(std::min(kMost, n_heads_of_all * std::max(keys.policy.flush / keys.unit, 1)));
 }
 
-StoreSide key_problem(const StoreKvArgs& args, int n_sequences) {
+StoreSide key_side(const StoreKvArgs& args) {
   const PageLayout& layout = args.cache.layout;
-  const int heads = edge_heads(int64_t{n_sequences} * layout.n_kv_heads, kFewestOfKeys);
   const int exclusive = layout.key_bits == 0 ? 1 : exclusive_tokens(layout.head_dim, layout.key_bits);
   return {.new_rows = rows_view(args.new_keys),
           .policy = args.cache.key_policy,
@@ -284,14 +277,11 @@ StoreSide key_problem(const StoreKvArgs& args, int n_sequences) {
           .unit = std::max(exclusive, layout.key_group),
           .codes = static_cast<int>(layout.key_codes()),
           .scales = static_cast<int>(layout.key_scales()),
-          .zeros = static_cast<int>(layout.key_zeros()),
-          .edge_heads = heads,
-          .edge_blocks = n_sequences * (round_up(layout.n_kv_heads, heads) / heads)};
+          .zeros = static_cast<int>(layout.key_zeros())};
 }
 
-StoreSide value_problem(const StoreKvArgs& args, int n_sequences) {
+StoreSide value_side(const StoreKvArgs& args) {
   const PageLayout& layout = args.cache.layout;
-  const int heads = edge_heads(int64_t{n_sequences} * layout.n_kv_heads, kFewestOfValues);
   return {.new_rows = rows_view(args.new_values),
           .policy = args.cache.value_policy,
           .bits = layout.value_bits,
@@ -299,9 +289,7 @@ StoreSide value_problem(const StoreKvArgs& args, int n_sequences) {
           .unit = layout.value_bits == 0 ? 1 : exclusive_tokens(layout.head_dim, layout.value_bits),
           .codes = static_cast<int>(layout.value_codes()),
           .scales = static_cast<int>(layout.value_scales()),
-          .zeros = static_cast<int>(layout.value_zeros()),
-          .edge_heads = heads,
-          .edge_blocks = n_sequences * (round_up(layout.n_kv_heads, heads) / heads)};
+          .zeros = static_cast<int>(layout.value_zeros())};
 }
 
 }  // namespace
@@ -313,20 +301,29 @@ void store_kv(const StoreKvArgs& args, cudaStream_t stream) {
   const auto n_sequences = static_cast<int>(seq_begin.shape[0] - 1);
   if (n_rows == 0 || n_sequences < 1) return;
   const PageLayout& layout = args.cache.layout;
-  const StoreSide keys = key_problem(args, n_sequences);
-  const bool bulk = n_rows > n_sequences;
-  const StoreProblem problem{
-      .cache = args.cache,
-      .keys = keys,
-      .values = value_problem(args, n_sequences),
-      .seq_begin = seq_begin.data,
-      .n_sequences = n_sequences,
-      .block_bytes = static_cast<int>(layout.block_bytes()),
-      .flush_blocks = static_cast<int>(flush_blocks(keys, int64_t{n_sequences} * layout.n_kv_heads, bulk)),
-      .bulk = bulk};
-  const int64_t bulk_blocks = problem.bulk ? (n_rows + kBulkRows - 1) / kBulkRows * 2 * layout.n_kv_heads : 0;
+  const int n_heads = layout.n_kv_heads;
+  const int64_t n_heads_of_all = int64_t{n_sequences} * n_heads;
+  StoreProblem problem{.cache = args.cache,
+                       .keys = key_side(args),
+                       .values = value_side(args),
+                       .seq_begin = seq_begin.data,
+                       .n_sequences = n_sequences,
+                       .block_bytes = static_cast<int>(layout.block_bytes()),
+                       .edge_heads = edge_heads(n_heads_of_all)};
+  const bool tokens = stores_tokens(args.cache);
+  if (tokens) {
+    problem.flush_blocks = flush_blocks(problem.keys, n_heads_of_all);
+    const int n_warps = n_sequences * (round_up(parts_of_token(layout), kTokenParts) / kTokenParts);
+    problem.token_blocks = round_up(n_warps, kStoreWarps) / kStoreWarps;
+  }
+  int64_t bulk_blocks = 0;
+  // As many rows as sequences: each has one, or none, as padding has.
+  if (!tokens || n_rows > n_sequences) {
+    problem.edge_blocks = n_sequences * (round_up(n_heads, problem.edge_heads) / problem.edge_heads);
+    bulk_blocks = (n_rows + kBulkRows - 1) / kBulkRows * 2 * n_heads;
+  }
   const auto n_blocks =
-      static_cast<unsigned>(problem.flush_blocks + problem.keys.edge_blocks + problem.values.edge_blocks + bulk_blocks);
+      static_cast<unsigned>(problem.flush_blocks + problem.token_blocks + 2 * problem.edge_blocks + bulk_blocks);
   const auto kernel = args.cache.window_dtype == DType::kF16 ? store_kv_kernel<Half> : store_kv_kernel<BFloat16>;
   launch("store_kv", kernel, n_blocks, kStoreThreads, pack_bytes(layout.head_dim), stream, problem);
 }
