@@ -26,7 +26,7 @@ class Tokenizer {
   // it.
   virtual std::vector<TokenId> encode(std::string_view text, bool add_bos, bool parse_special) const = 0;
   // The ids of plain text that other tokens stand before: no BOS, no control tokens.
-  virtual std::vector<TokenId> encode_after(std::string_view text) const = 0;
+  virtual std::vector<TokenId> encode_after(std::string_view text) const { return encode(text, false, false); }
 
   // The bytes of one token; empty for control and unused tokens unless show_special. Throws Error{kInvalidArgument} on
   // an id that is not in the vocabulary.
@@ -34,14 +34,14 @@ class Tokenizer {
   // The text of tokens that begin a text.
   std::string decode(std::span<const TokenId> ids, bool show_special = false) const;
   // Whether the first token that shows has a space in front that is not of the text (SentencePiece).
-  virtual bool begins_with_space() const = 0;
+  virtual bool begins_with_space() const { return false; }
 
   virtual int32_t vocab_size() const = 0;
   virtual std::optional<TokenId> find(std::string_view token) const = 0;  // a token by its exact text
   virtual std::optional<TokenId> bos() const = 0;
   virtual std::optional<TokenId> eos() const = 0;
   // Whether a control token takes the white space that is behind it in the text (Phi-3).
-  virtual bool takes_space_after(TokenId id) const = 0;
+  virtual bool takes_space_after(TokenId /*id*/) const { return false; }
   // Ids that end a turn: eos, what else the file says, and the control tokens that end a turn or a text in the chat
   // formats ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>" ...) when the vocabulary has them.
   virtual const std::vector<TokenId>& end_ids() const = 0;
