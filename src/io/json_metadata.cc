@@ -2,9 +2,9 @@
 
 #include <optional>
 
+#include "core/quoted.h"
 #include "io/mapped_file.h"
 #include "io/parse_json.h"
-#include "io/quoted.h"
 
 namespace kivi {
 namespace {

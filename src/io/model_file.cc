@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "io/quoted.h"
+#include "core/quoted.h"
 
 namespace kivi {
 namespace {

@@ -8,9 +8,9 @@
 #include <numeric>
 #include <utility>
 
+#include "core/quoted.h"
 #include "io/byte_reader.h"
 #include "io/parse_json.h"
-#include "io/quoted.h"
 
 // A file: the length of the header, 64 bits; the header, a JSON object that describes every tensor; then the tensors'
 // data, one after the other without a gap.

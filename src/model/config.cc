@@ -10,7 +10,7 @@
 #include <variant>
 
 #include "core/error.h"
-#include "io/quoted.h"
+#include "core/quoted.h"
 #include "model/tensors.h"
 
 namespace kivi {

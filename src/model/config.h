@@ -24,9 +24,9 @@ struct RopeConfig {
 };
 
 struct ModelConfig {
-  std::string name;                            // general.name, or the architecture's if the file has none
-  std::string quantisation;                    // formats of its matrices, most bytes first: "Q4_1, Q8_0"
-  const Architecture* architecture = &kLlama;  // has static lifetime
+  std::string name;                                        // general.name, or the architecture's if the file has none
+  std::string quantisation;                                // formats of its matrices, most bytes first: "Q4_1, Q8_0"
+  const Architecture* architecture = &kLlamaArchitecture;  // has static lifetime
   int64_t n_layers = 0;
   int64_t n_heads = 0;  // query heads, a multiple of n_kv_heads
   int64_t n_kv_heads = 0;

@@ -38,7 +38,7 @@ TEST(ModelConfig, ReadsALlama) {
   const ModelConfig config = config_of(TinyModel{.head_dim = 24}.build().set("general.name", "Tiny"));
   EXPECT_EQ(config.name, "Tiny");
   EXPECT_EQ(config.quantisation, "F32");
-  EXPECT_EQ(config.architecture, &kLlama);
+  EXPECT_EQ(config.architecture, &kLlamaArchitecture);
   EXPECT_EQ(config.n_layers, 2);
   EXPECT_EQ(config.n_heads, 4);
   EXPECT_EQ(config.n_kv_heads, 2);
@@ -61,7 +61,7 @@ TEST(ModelConfig, ReadsAQwen2) {
   const ModelConfig config =
       config_of(TinyModel{.architecture = "qwen2", .tied_output = false, .qkv_bias = true}.build());
   EXPECT_EQ(config.name, "qwen2");
-  EXPECT_EQ(config.architecture, &kQwen2);
+  EXPECT_EQ(config.architecture, &kQwen2Architecture);
   EXPECT_EQ(config.rope.pairing, RopePairing::kHalfSplit);
   EXPECT_FALSE(config.tied_output);
   EXPECT_TRUE(config.has_qkv_bias);

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/quoted.h"
 #include "io/json_metadata.h"
-#include "io/quoted.h"
 #include "model/arch/hf_arch.h"
 
 namespace kivi {

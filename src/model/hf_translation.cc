@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "io/quoted.h"
+#include "core/quoted.h"
 
 namespace kivi {
 

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "io/gguf.h"
 #include "model/hf_model.h"
+#include "model/hf_tokenizer.h"
 #include "model/random_model.h"
 #include "model/tokenizer_spec.h"
 
@@ -44,10 +45,11 @@ ModelSummary summarise_model(const std::string& path) {
 }
 
 std::unique_ptr<Model> open_model(const std::string& path) {
+  const std::string folder = model_folder(path);
   auto model = std::make_unique<Model>();
   model->file = std::make_unique<ModelFile>(read_model_file(path));
   model->config = read_config(*model->file);
-  TokenizerSpec spec = read_tokenizer_spec(*model->file);
+  TokenizerSpec spec = folder.empty() ? read_tokenizer_spec(*model->file) : read_hf_tokenizer(folder);
   model->chat_format = recognise_chat_format(spec.chat_template);
   model->default_system_prompt = default_system_prompt(spec.chat_template);
   model->tokenizer = make_tokenizer(std::move(spec));

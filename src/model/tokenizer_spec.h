@@ -7,8 +7,7 @@
 namespace kivi {
 
 // Reads tokenizer.ggml.*. Throws Error{kCorrupt} for a key that is missing, a list that is not as long as the
-// vocabulary, or an id or type that does not exist. Which models and pre-tokenisers there are is make_tokenizer's
-// business.
+// vocabulary, or an id or type that does not exist, Error{kUnsupported} for a tokenizer model that kivi does not have.
 TokenizerSpec read_tokenizer_spec(const ModelFile& file);
 
 }  // namespace kivi

@@ -46,11 +46,12 @@ TEST(TokenizerSpec, ReadsEveryField) {
                                          .set("tokenizer.ggml.padding_token_id", uint32_t{1})
                                          .set("tokenizer.ggml.add_bos_token", true)
                                          .set("tokenizer.chat_template", "{{ messages }}"));
-  EXPECT_EQ(spec.model, "gpt2");
-  EXPECT_EQ(spec.pre, "smollm");
+  EXPECT_EQ(spec.algorithm, TokenizerSpec::Algorithm::kMerges);
+  EXPECT_EQ(spec.spelling, TokenizerSpec::Spelling::kByteSymbols);
+  EXPECT_EQ(spec.cuts.size(), 2U);  // smollm: digits, GPT-2's pattern
   EXPECT_EQ(spec.tokens, Strings({"<s>", "a", "b"}));
   EXPECT_EQ(spec.types, std::vector<TokenType>({TokenType::kControl, TokenType::kNormal, TokenType::kByte}));
-  EXPECT_EQ(spec.merges, Strings{"a b"});
+  EXPECT_EQ(spec.merges, (std::vector<TokenizerSpec::Merge>{{"a", "b"}}));
   EXPECT_EQ(spec.bos, 0);
   EXPECT_EQ(spec.eos, 2);
   EXPECT_EQ(spec.pad, 1);
@@ -60,7 +61,7 @@ TEST(TokenizerSpec, ReadsEveryField) {
 
 TEST(TokenizerSpec, LeavesEmptyWhatIsMissing) {
   const TokenizerSpec spec = spec_of(three_tokens());
-  EXPECT_EQ(spec.pre, "");
+  EXPECT_EQ(spec.cuts.size(), 1U);
   EXPECT_TRUE(spec.types.empty());
   EXPECT_TRUE(spec.merges.empty());
   EXPECT_EQ(spec.bos, std::nullopt);
@@ -70,7 +71,8 @@ TEST(TokenizerSpec, LeavesEmptyWhatIsMissing) {
 }
 
 TEST(TokenizerSpec, ChecksListsAndIds) {
-  expect_corrupt(GgufBuilder(), "metadata key 'tokenizer.ggml.model' is missing");
+  expect_corrupt(GgufBuilder().set("tokenizer.ggml.tokens", Strings{"a"}),
+                 "metadata key 'tokenizer.ggml.model' is missing");
   expect_corrupt(GgufBuilder().set("tokenizer.ggml.model", "gpt2"),
                  "tokenizer.ggml.tokens is missing, empty or beyond 2^31 tokens");
   expect_corrupt(three_tokens().set("tokenizer.ggml.token_type", std::vector<int32_t>{1, 1}),
@@ -79,6 +81,42 @@ TEST(TokenizerSpec, ChecksListsAndIds) {
                  "tokenizer.ggml.token_type has 7, must be 1 to 6");
   expect_corrupt(three_tokens().set("tokenizer.ggml.eos_token_id", uint32_t{3}),
                  "tokenizer.ggml.eos_token_id is 3, but the vocabulary has 3 tokens");
+  expect_corrupt(three_tokens().set("tokenizer.ggml.merges", Strings{"ab"}),
+                 "tokenizer.ggml.merges has 'ab', must be two tokens with a space between");
+  EXPECT_THROW(spec_of(three_tokens().set("tokenizer.ggml.model", "bert")), Error);
+}
+
+GgufBuilder four_pieces(const std::vector<float>& scores = {0, -1, -2, 0}) {
+  return GgufBuilder()
+      .set("tokenizer.ggml.model", "llama")
+      .set("tokenizer.ggml.tokens", Strings{"<unk>", "a", "\xE2\x96\x81", "<0x21>"})
+      .set("tokenizer.ggml.scores", scores)
+      .set("tokenizer.ggml.token_type", std::vector<int32_t>{2, 1, 1, 6});
+}
+
+TEST(TokenizerSpec, ReadsSentencePiece) {
+  const TokenizerSpec spec = spec_of(four_pieces().set("tokenizer.ggml.eot_token_id", uint32_t{1}));
+  EXPECT_EQ(spec.algorithm, TokenizerSpec::Algorithm::kScores);
+  EXPECT_EQ(spec.scores, (std::vector<float>{0, -1, -2, 0}));
+  EXPECT_EQ(spec.unknown, 0);
+  EXPECT_EQ(spec.ends, std::vector<TokenId>{1});
+  EXPECT_TRUE(spec.add_bos);
+  const auto encode = [](const TokenizerSpec& s) { return make_tokenizer(s)->encode("a a!?", false, false); };
+  EXPECT_EQ(encode(spec), (std::vector<TokenId>{2, 1, 2, 1, 3, 0}));
+  EXPECT_EQ(encode(spec_of(four_pieces().set("tokenizer.ggml.add_space_prefix", false))),
+            (std::vector<TokenId>{1, 2, 1, 3, 0}));
+  expect_corrupt(four_pieces({0}), "tokenizer.ggml.scores must have one entry for each of 4 tokens");
+}
+
+TEST(TokenizerSpec, Phi3TokensTakeTheSpaceBehindThem) {
+  const auto tokenizer =
+      make_tokenizer(spec_of(GgufBuilder()
+                                 .set("tokenizer.ggml.model", "llama")
+                                 .set("tokenizer.ggml.tokens", Strings{"<|user|>", "<|assistant|>", "<|system|>",
+                                                                       "<|end|>", "a", "\xE2\x96\x81"})
+                                 .set("tokenizer.ggml.scores", std::vector<float>(6, 0))
+                                 .set("tokenizer.ggml.token_type", std::vector<int32_t>{3, 3, 3, 3, 1, 1})));
+  EXPECT_EQ(tokenizer->encode("<|user|>\n a<|end|>", false, true), (std::vector<TokenId>{0, 5, 4, 3}));
 }
 
 TEST(TokenizerSpec, ReadsSmolLM2) {
@@ -88,8 +126,9 @@ TEST(TokenizerSpec, ReadsSmolLM2) {
     GTEST_SKIP() << "run tools/get-model smollm2-135m to include this test";
   }
   const TokenizerSpec spec = read_tokenizer_spec(read_gguf(path));
-  EXPECT_EQ(spec.model, "gpt2");
-  EXPECT_EQ(spec.pre, "smollm");
+  EXPECT_EQ(spec.algorithm, TokenizerSpec::Algorithm::kMerges);
+  EXPECT_EQ(spec.spelling, TokenizerSpec::Spelling::kByteSymbols);
+  EXPECT_EQ(spec.cuts.size(), 2U);  // smollm: digits, GPT-2's pattern
   EXPECT_EQ(spec.tokens.size(), 49152U);
   EXPECT_EQ(spec.types.size(), 49152U);
   EXPECT_EQ(spec.merges.size(), 48900U);

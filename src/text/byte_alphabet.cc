@@ -1,6 +1,7 @@
 #include "text/byte_alphabet.h"
 
 #include <array>
+#include <charconv>
 
 namespace kivi {
 namespace {
@@ -49,6 +50,13 @@ std::string symbols_to_bytes(std::string_view token) {
     bytes += static_cast<char>(kAlphabet.byte_of_symbol[symbol]);
   }
   return bytes;
+}
+
+std::optional<uint8_t> byte_of_token(std::string_view token) {
+  uint8_t byte = 0;
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return std::nullopt;
+  const auto [end, error] = std::from_chars(token.data() + 3, token.data() + 5, byte, 16);
+  return error == std::errc() && end == token.data() + 5 ? std::optional(byte) : std::nullopt;
 }
 
 }  // namespace kivi

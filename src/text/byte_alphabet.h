@@ -1,8 +1,9 @@
-// The byte-level alphabet of GPT-2: every byte has a printable character, its symbol, in which vocabularies are
-// written.
+// How vocabularies write bytes. The byte-level alphabet of GPT-2: every byte has a printable character, its symbol.
+// SentencePiece: "<0x0A>".
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -14,5 +15,8 @@ std::string byte_symbol(uint8_t byte);
 
 // The bytes whose symbols make up `token`; `token` itself if it is not all symbols.
 std::string symbols_to_bytes(std::string_view token);
+
+// The byte that SentencePiece's token "<0x0A>" stands for; nullopt for a token that is not so spelled.
+std::optional<uint8_t> byte_of_token(std::string_view token);
 
 }  // namespace kivi

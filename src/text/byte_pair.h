@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,25 +11,33 @@
 
 namespace kivi {
 
-// The merge rules of a vocabulary: (left, right) -> (rank, merged). An open-addressing hash table.
+// The merge rules of a vocabulary: (left, right) -> (rank, merged). An open-addressing hash table. Plain text must not
+// become a control token: rules that would make one are left out.
 class MergeRules {
  public:
   struct Rule {
     TokenId left = -1, right = -1;  // left -1: an empty slot
-    int32_t rank = 0;               // 0 is applied first
+    int32_t rank = 0;               // 0 is applied first; rules may share one
     TokenId merged = 0;
   };
 
-  // `merges` as "left right", best first. Throws Error{kCorrupt} on a rule that names a token that is not there.
-  MergeRules(const Vocabulary& vocabulary, std::span<const std::string> merges);
+  // `merges` best first. Throws Error{kCorrupt} on a rule that names a token that is not there.
+  MergeRules(const Vocabulary& vocabulary, std::span<const TokenizerSpec::Merge> merges);
+  // Any two tokens that spell a third; the better its score (by id), the earlier. Throws Error{kCorrupt} on as many
+  // scores as not tokens.
+  MergeRules(const Vocabulary& vocabulary, std::span<const float> scores);
 
   const Rule* find(TokenId left, TokenId right) const;  // nullptr: no rule
 
  private:
+  void insert(std::span<const Rule> rules);
   size_t slot_of(TokenId left, TokenId right) const;
 
   std::vector<Rule> slots_;  // a power of two of them, at most half full
 };
+
+// A merge as files write it, "left right"; nullopt where that is not two tokens.
+std::optional<TokenizerSpec::Merge> parse_merge(std::string_view line);
 
 // Applies merge rules; holds the scratch memory, so one per thread. O(n log n) in the symbols of a piece.
 class BytePairMerger {
@@ -46,8 +55,8 @@ class BytePairMerger {
   };
   // A rule that applies to a node and its next, or did when it was pushed.
   struct Candidate {
+    int32_t rank, node;
     const MergeRules::Rule* rule;
-    int32_t node;
   };
 
   static bool is_worse(const Candidate& a, const Candidate& b);

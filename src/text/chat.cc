@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "text/unicode.h"
 
 namespace kivi {
 namespace {
@@ -23,6 +24,10 @@ constexpr std::array kFormats = {
     FormatFacts{ChatFormat::kLlama2, "llama2", "<<SYS>>\n", "\n<</SYS>>"},
     FormatFacts{ChatFormat::kLlama3, "llama3", "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"},
     FormatFacts{ChatFormat::kMistral, "mistral", "", ""},
+    FormatFacts{ChatFormat::kGemma, "gemma", "", ""},
+    FormatFacts{ChatFormat::kPhi3, "phi3", "<|system|>\n", "<|end|>"},
+    FormatFacts{ChatFormat::kFalcon, "falcon", "", ""},
+    FormatFacts{ChatFormat::kQwen3, "qwen3", "<|im_start|>system\n", "<|im_end|>"},
 };
 
 const FormatFacts& facts(ChatFormat format) {
@@ -36,7 +41,9 @@ class PromptWriter {
 
   void add(std::optional<TokenId> id) {
     encode_text();
-    if (id) ids_.push_back(*id);
+    if (!id) return;
+    ids_.push_back(*id);
+    drops_space_ = tokenizer_->takes_space_after(*id);
   }
   void add_text(std::string_view text) { text_ += text; }
   // A control token by its text; plain text where the vocabulary has no such token.
@@ -52,13 +59,18 @@ class PromptWriter {
 
  private:
   void encode_text() {
-    const std::vector<TokenId> ids = tokenizer_->encode(std::exchange(text_, {}), false, false);
+    if (text_.empty()) return;
+    if (std::exchange(drops_space_, false)) text_.erase(0, leading_space(text_));
+    const std::vector<TokenId> ids =
+        ids_.empty() ? tokenizer_->encode(text_, false, false) : tokenizer_->encode_after(text_);
     ids_.insert(ids_.end(), ids.begin(), ids.end());
+    text_.clear();
   }
 
   const Tokenizer* tokenizer_;
   std::vector<TokenId> ids_;
   std::string text_;
+  bool drops_space_ = false;  // the last token takes the white space behind it
 };
 
 using Messages = std::span<const ChatMessage>;
@@ -82,6 +94,59 @@ void write_chatml(Messages messages, PromptWriter& prompt) {
   prompt.add_text("assistant\n");
 }
 
+// An answer without what was thought before it.
+std::string_view without_thoughts(std::string_view answer) {
+  constexpr std::string_view kEnd = "</think>";
+  const size_t end = answer.rfind(kEnd);
+  if (end == std::string_view::npos) return answer;
+  answer.remove_prefix(end + kEnd.size());
+  answer.remove_prefix(std::min(answer.find_first_not_of('\n'), answer.size()));
+  return answer;
+}
+
+void write_qwen3(std::vector<ChatMessage> conversation, PromptWriter& prompt) {
+  for (ChatMessage& message : conversation) {
+    if (message.role == "assistant") message.content = without_thoughts(message.content);
+  }
+  write_chatml(conversation, prompt);
+}
+
+void write_phi3(Messages messages, PromptWriter& prompt) {
+  for (const ChatMessage& message : messages) {
+    prompt.add_marker("<|" + message.role + "|>");
+    prompt.add_text("\n" + message.content);
+    prompt.add_marker("<|end|>");
+    prompt.add_text("\n");
+  }
+  prompt.add_marker("<|assistant|>");
+  prompt.add_text("\n");
+}
+
+void write_falcon(Messages messages, PromptWriter& prompt) {
+  for (const ChatMessage& message : messages) {
+    const std::string_view name = message.role == "system" ? "System: "
+                                  : message.role == "user" ? "User: "
+                                                           : "Falcon: ";
+    prompt.add_text(name);
+    prompt.add_text(message.content + "\n");
+  }
+  prompt.add_text("Falcon:");
+}
+
+void write_gemma(const ChatMessage* system, Messages turns, PromptWriter& prompt) {
+  for (const ChatMessage& turn : turns) {
+    prompt.add_marker("<start_of_turn>");
+    prompt.add_text(turn.role == "assistant" ? "model\n" : "user\n");
+    if (system != nullptr) prompt.add_text(system->content + "\n\n");
+    system = nullptr;
+    prompt.add_text(trim(turn.content));
+    prompt.add_marker("<end_of_turn>");
+    prompt.add_text("\n");
+  }
+  prompt.add_marker("<start_of_turn>");
+  prompt.add_text("model\n");
+}
+
 void write_llama3_header(std::string_view role, PromptWriter& prompt) {
   prompt.add_marker("<|start_header_id|>");
   prompt.add_text(role);
@@ -98,7 +163,7 @@ void write_llama3(Messages messages, PromptWriter& prompt) {
   write_llama3_header("assistant", prompt);
 }
 
-// Llama 2 and Mistral have turns of user and assistant alone; a system message goes into the first of them.
+// Llama 2, Mistral and Gemma have turns of user and assistant alone; a system message goes into the first of them.
 void check_turns(std::string_view format, Messages turns) {
   if (turns.empty()) fail(ErrorCode::kInvalidArgument, "chat format {}: has no user message; add one", format);
   for (size_t i = 0; i < turns.size(); ++i) {
@@ -188,8 +253,11 @@ ChatFormat recognise_chat_format(std::string_view chat_template) {
   const auto has = [&](std::string_view s) { return chat_template.find(s) != std::string_view::npos; };
   // Phi-4 and Mistral v7 share markers with our formats but not the layout.
   if (has("<|im_sep|>") || has("[SYSTEM_PROMPT]")) return ChatFormat::kNone;
-  if (has("<|im_start|>")) return ChatFormat::kChatML;
+  if (has("<|im_start|>")) return has("</think>") ? ChatFormat::kQwen3 : ChatFormat::kChatML;
   if (has("<|start_header_id|>")) return ChatFormat::kLlama3;
+  if (has("<start_of_turn>")) return ChatFormat::kGemma;
+  if (has("<|user|>") && (has("<|end|>\\n") || has("<|end|>\n"))) return ChatFormat::kPhi3;
+  if (has("User: ") && has("Falcon:")) return ChatFormat::kFalcon;
   if (has("[INST]")) return has("<<SYS>>") ? ChatFormat::kLlama2 : ChatFormat::kMistral;
   return ChatFormat::kNone;
 }
@@ -217,6 +285,21 @@ std::vector<TokenId> encode_chat(const Tokenizer& tokenizer, ChatFormat format, 
     case ChatFormat::kChatML:
       if (!tokenizer.encode("", true, false).empty()) prompt.add(tokenizer.bos());
       write_chatml(conversation, prompt);
+      break;
+    case ChatFormat::kQwen3:
+      write_qwen3(std::move(conversation), prompt);
+      break;
+    case ChatFormat::kPhi3:
+      if (!tokenizer.encode("", true, false).empty()) prompt.add(tokenizer.bos());
+      write_phi3(conversation, prompt);
+      break;
+    case ChatFormat::kFalcon:
+      write_falcon(conversation, prompt);
+      break;
+    case ChatFormat::kGemma:
+      check_turns(name(format), turns);
+      prompt.add(tokenizer.bos());
+      write_gemma(system, turns, prompt);
       break;
     case ChatFormat::kLlama3:
       prompt.add(tokenizer.bos());

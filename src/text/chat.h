@@ -10,13 +10,14 @@
 
 namespace kivi {
 
-enum class ChatFormat { kNone, kChatML, kLlama2, kLlama3, kMistral };
+enum class ChatFormat { kNone, kChatML, kLlama2, kLlama3, kMistral, kGemma, kPhi3, kFalcon, kQwen3 };
 
-std::string_view name(ChatFormat format);          // "none", "chatml", "llama2", "llama3", "mistral"
+std::string_view name(ChatFormat format);          // "none", "chatml", "llama2", ...
 ChatFormat parse_chat_format(std::string_view s);  // throws Error{kInvalidArgument} listing the names
 
 // Recognises the format from the model's Jinja template; kNone if it is not one of ours. kMistral is the layout of
-// Mistral's first tokenizer, "<s> [INST] ... [/INST] ...</s>".
+// Mistral's first tokenizer, "<s> [INST] ... [/INST] ...</s>". kQwen3 is ChatML without the thoughts of earlier
+// answers.
 ChatFormat recognise_chat_format(std::string_view chat_template);
 
 struct ChatMessage {

@@ -14,7 +14,8 @@ using nlohmann::json;
 std::unique_ptr<Tokenizer> tokenizer_with(const std::string& bos, const std::string& eos) {
   TokenizerSpec spec = golden::tiny_spec("smollm");
   for (const char* token :
-       {"<s>", "</s>", "<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"}) {
+       {"<s>", "</s>", "<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<bos>", "<eos>",
+        "<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"}) {
     spec.tokens.push_back(token);
     spec.types.push_back(TokenizerSpec::TokenType::kControl);
   }
@@ -39,7 +40,7 @@ std::vector<ChatMessage> messages_of(const json& test) {
 // chat.json holds what the models' own templates render.
 TEST(Chat, PromptsAreThoseOfTheTemplates) {
   const json tests = golden::read_json("chat.json");
-  EXPECT_EQ(tests.size(), 20u);
+  EXPECT_EQ(tests.size(), 48u);
   for (const json& test : tests) {
     const auto tokenizer = tokenizer_with(test["bos"], test["eos"]);
     const std::string source = template_of(test);
@@ -61,8 +62,13 @@ TEST(Chat, RecognisesTheFormatOfATemplate) {
   EXPECT_EQ(recognise("templates/llama2.jinja"), ChatFormat::kLlama2);
   EXPECT_EQ(recognise("templates/llama3.jinja"), ChatFormat::kLlama3);
   EXPECT_EQ(recognise("templates/mistral.jinja"), ChatFormat::kMistral);
+  EXPECT_EQ(recognise("templates/gemma2.jinja"), ChatFormat::kGemma);
+  EXPECT_EQ(recognise("templates/gemma3.jinja"), ChatFormat::kGemma);
+  EXPECT_EQ(recognise("templates/phi3.jinja"), ChatFormat::kPhi3);
+  EXPECT_EQ(recognise("templates/falcon.jinja"), ChatFormat::kFalcon);
+  EXPECT_EQ(recognise("templates/qwen3.jinja"), ChatFormat::kQwen3);
   EXPECT_EQ(recognise_chat_format(""), ChatFormat::kNone);
-  EXPECT_EQ(recognise_chat_format("<start_of_turn>user"), ChatFormat::kNone);
+  EXPECT_EQ(recognise_chat_format("<|user|>{{ content }}<|end|>"), ChatFormat::kNone);  // Phi-4-mini: no newlines
   EXPECT_EQ(recognise_chat_format("<|im_start|>user<|im_sep|>"), ChatFormat::kNone);
 }
 
@@ -75,6 +81,8 @@ TEST(Chat, FindsTheDefaultSystemPrompt) {
   EXPECT_EQ(prompt_of("templates/llama2.jinja"), "");
   EXPECT_EQ(prompt_of("templates/llama3.jinja"), "");
   EXPECT_EQ(prompt_of("templates/mistral.jinja"), "");
+  EXPECT_EQ(prompt_of("templates/phi3.jinja"), "");
+  EXPECT_EQ(prompt_of("templates/qwen3.jinja"), "");
   EXPECT_EQ(default_system_prompt("{% if x %}<|im_start|>system\nIt's \"so\".<|im_end|>\n{% endif %}"), "It's \"so\".");
   EXPECT_EQ(default_system_prompt(R"({{ "<|im_start|>system\nIt's\t\"so\".<|im_end|>\n" }})"), "It's\t\"so\".");
   EXPECT_EQ(default_system_prompt("<|im_start|>system\n{{ content }}<|im_end|>\n"), "");
@@ -110,11 +118,13 @@ TEST(Chat, RefusesWhatAFormatCannotSay) {
   expect_refused(ChatFormat::kLlama2, {{"assistant", "x"}});
   expect_refused(ChatFormat::kMistral, {{"user", "x"}, {"user", "y"}});
   expect_refused(ChatFormat::kMistral, {{"user", "x"}, {"system", "y"}});
+  expect_refused(ChatFormat::kGemma, {{"assistant", "x"}});
 }
 
 TEST(Chat, FormatsHaveNames) {
   for (const ChatFormat format :
-       {ChatFormat::kNone, ChatFormat::kChatML, ChatFormat::kLlama2, ChatFormat::kLlama3, ChatFormat::kMistral}) {
+       {ChatFormat::kNone, ChatFormat::kChatML, ChatFormat::kLlama2, ChatFormat::kLlama3, ChatFormat::kMistral,
+        ChatFormat::kGemma, ChatFormat::kPhi3, ChatFormat::kFalcon, ChatFormat::kQwen3}) {
     EXPECT_EQ(parse_chat_format(name(format)), format);
   }
   try {
@@ -122,7 +132,9 @@ TEST(Chat, FormatsHaveNames) {
     ADD_FAILURE();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    EXPECT_STREQ(error.what(), "chat format 'alpaca': must be one of none, chatml, llama2, llama3, mistral");
+    EXPECT_STREQ(error.what(),
+                 "chat format 'alpaca': must be one of none, chatml, llama2, llama3, mistral, gemma, phi3, "
+                 "falcon, qwen3");
   }
 }
 

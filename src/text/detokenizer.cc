@@ -16,6 +16,10 @@ std::string StreamDetokenizer::add(TokenId id) {
   pending_ += tokenizer_->token_bytes(id);
   std::string text;
   std::string_view rest = pending_;
+  if (is_first_ && !rest.empty()) {
+    is_first_ = false;
+    if (tokenizer_->begins_with_space() && rest.front() == ' ') rest.remove_prefix(1);
+  }
   for (;;) {
     const Utf8Head head = utf8_head(rest);
     if (head.kind == Utf8Head::Kind::kTruncated) break;

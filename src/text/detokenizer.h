@@ -1,5 +1,5 @@
 // Turns a stream of token ids into text that can be shown at once: bytes are held back until they are whole UTF-8
-// characters.
+// characters. All of them together are what Tokenizer::decode gives, with U+FFFD for invalid bytes.
 #pragma once
 
 #include <string>
@@ -20,6 +20,7 @@ class StreamDetokenizer {
  private:
   const Tokenizer* tokenizer_;
   std::string pending_;
+  bool is_first_ = true;  // nothing has been shown
 };
 
 }  // namespace kivi

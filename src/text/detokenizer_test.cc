@@ -5,6 +5,7 @@
 #include <random>
 
 #include "text/golden_text.h"
+#include "text/presets.h"
 #include "text/unicode.h"
 
 namespace kivi {
@@ -46,6 +47,34 @@ TEST(Detokenizer, ControlTokensShowNothing) {
   const auto tokenizer = make_tokenizer(golden::tiny_spec("smollm"));
   StreamDetokenizer detokenizer(*tokenizer);
   EXPECT_EQ(detokenizer.add(*tokenizer->find("<|im_end|>")), "");
+}
+
+// SentencePiece: the space in front of the first token is not of the text, and is dropped once.
+TEST(Detokenizer, TheFirstSpaceOfSentencePieceIsNotShown) {
+  TokenizerSpec spec;
+  spec.tokens = {"<s>",
+                 "\xE2\x96\x81",
+                 "\xE2\x96\x81"
+                 "a",
+                 "b",
+                 "<0xC3>",
+                 "<0xA9>"};
+  using enum TokenizerSpec::TokenType;
+  spec.types = {kControl, kNormal, kNormal, kNormal, kByte, kByte};
+  spec.scores.resize(spec.tokens.size());
+  set_sentencepiece(spec, true);
+  const auto tokenizer = make_tokenizer(spec);
+  const auto texts_of = [&](const std::vector<TokenId>& ids) {
+    StreamDetokenizer detokenizer(*tokenizer);
+    Texts texts;
+    for (const TokenId id : ids) texts.push_back(detokenizer.add(id));
+    return texts;
+  };
+  EXPECT_EQ(texts_of({0, 2, 2}), (Texts{"", "a", " a"}));
+  EXPECT_EQ(texts_of({1, 1, 3}), (Texts{"", " ", "b"}));
+  EXPECT_EQ(texts_of({3, 2}), (Texts{"b", " a"}));
+  EXPECT_EQ(texts_of({1, 4, 5}), (Texts{"", "", "\xC3\xA9"}));
+  EXPECT_EQ(tokenizer->decode(std::vector<TokenId>{1, 1, 3}), " b");
 }
 
 TEST(Detokenizer, EveryOutputIsValidUtf8) {

@@ -7,6 +7,9 @@
 #include <stdexcept>
 
 #include "text/byte_alphabet.h"
+#include "text/byte_pair.h"
+#include "text/normaliser.h"
+#include "text/presets.h"
 #include "text/unicode.h"
 
 namespace kivi::golden {
@@ -23,6 +26,14 @@ std::vector<std::string> characters_of(std::string_view text) {
     text.remove_prefix(size);
   }
   return characters;
+}
+
+// The text of a normal token.
+std::string spelled(const TokenizerSpec& spec, size_t id) {
+  if (spec.spelling == TokenizerSpec::Spelling::kByteSymbols) return symbols_to_bytes(spec.tokens[id]);
+  std::string storage;
+  const Normaliser normaliser({{TextChange::Kind::kReplace, std::string(kMetaspace), " "}});
+  return std::string(normaliser.apply(spec.tokens[id], true, storage));
 }
 
 }  // namespace
@@ -45,13 +56,11 @@ TokenizerSpec tiny_spec(std::string_view pre) {
   using TokenType = TokenizerSpec::TokenType;
   const nlohmann::json tiny = read_json("tiny.json");
   TokenizerSpec spec;
-  spec.model = "gpt2";
-  spec.pre = pre;
-  spec.merges = tiny["merges"].get<std::vector<std::string>>();
+  set_pretokeniser(spec, pre);
   for (int byte = 0; byte < 256; ++byte) spec.tokens.push_back(byte_symbol(static_cast<uint8_t>(byte)));
-  for (const std::string& merge : spec.merges) {
-    const size_t space = merge.find(' ');
-    spec.tokens.push_back(merge.substr(0, space) + merge.substr(space + 1));
+  for (const auto& line : tiny["merges"]) {
+    const auto& [left, right] = spec.merges.emplace_back(*parse_merge(line.get<std::string>()));
+    spec.tokens.push_back(left + right);
   }
   const auto append = [&](const char* key, TokenType type) {
     for (const auto& token : tiny[key]) spec.tokens.push_back(token);
@@ -75,7 +84,7 @@ TextMaker::TextMaker(const TokenizerSpec& spec) : excerpt_(characters_of(read_fi
   lists_ = ingredients["lists"];
   for (size_t id = 0; id < spec.tokens.size(); ++id) {
     if (spec.types[id] != TokenizerSpec::TokenType::kNormal) continue;
-    std::string word = symbols_to_bytes(spec.tokens[id]);
+    std::string word = spelled(spec, id);
     if (valid_utf8_prefix(word) == word.size()) words_.push_back(std::move(word));
   }
 }

@@ -1,11 +1,6 @@
 #include "text/pretokenizer.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include <algorithm>
-#include <array>
-#include <string>
 
 #include "core/error.h"
 #include "text/unicode.h"
@@ -13,103 +8,96 @@
 namespace kivi {
 namespace {
 
-// Unicode's White_Space as the inside of a character class. PCRE2's own \s also holds U+180E, which the models' does
-// not.
-#define KIVI_SPACE "\\t-\\r\\x{85}\\p{Z}"
+using Matches = TextCut::Matches;
+using Pieces = std::vector<std::string_view>;
 
-struct Rules {
-  std::string_view name;
-  const char* pattern;  // matches at every position of every text
-  bool normalises;      // NFC first
-  bool keeps_known_pieces;
+// A stretch of text, and whether the pattern (or, inverted, what lies between its matches) matched it.
+struct Stretch {
+  size_t begin, end;
+  bool is_match;
 };
 
-// Llama 3's pattern; `number` is what one piece of digits is.
-#define KIVI_LLAMA3_PATTERN(number)                                                       \
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" number "| ?[^" KIVI_SPACE \
-  "\\p{L}\\p{N}]+[\\r\\n]*|[" KIVI_SPACE "]*[\\r\\n]+|[" KIVI_SPACE "]+(?![^" KIVI_SPACE "])|[" KIVI_SPACE "]+"
-
-constexpr std::array kRules = {
-    Rules{"gpt-2",
-          "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" KIVI_SPACE "\\p{L}\\p{N}]+|[" KIVI_SPACE
-          "]+(?![^" KIVI_SPACE "])|[" KIVI_SPACE "]+",
-          false, false},
-    // Every digit alone, and GPT-2's pattern on what is between digits, where a digit ends the text for the look-ahead.
-    Rules{"smollm",
-          "\\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?[^" KIVI_SPACE "\\p{L}\\p{N}]+|[" KIVI_SPACE "]+(?![^" KIVI_SPACE
-          "\\p{N}])|[" KIVI_SPACE "]+",
-          false, false},
-    Rules{"qwen2", KIVI_LLAMA3_PATTERN("\\p{N}"), true, false},
-    Rules{"llama-bpe", KIVI_LLAMA3_PATTERN("\\p{N}{1,3}"), false, true},
-};
-
-const Rules& rules_of(std::string_view name) {
-  const auto it = std::find_if(kRules.begin(), kRules.end(), [&](const Rules& rules) { return rules.name == name; });
-  return it == kRules.end() ? kRules.front() : *it;
+std::vector<Stretch> stretches_of(RegexMatcher& matcher, bool is_inverted, std::string_view text) {
+  std::vector<Stretch> stretches;
+  size_t done = 0;
+  matcher.for_each_match(text, [&](size_t begin, size_t end) {
+    if (begin > done) stretches.push_back({done, begin, is_inverted});
+    stretches.push_back({begin, end, !is_inverted});
+    done = end;
+  });
+  if (done < text.size()) stretches.push_back({done, text.size(), is_inverted});
+  return stretches;
 }
 
-struct FreeMatchData {
-  void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
-};
-using MatchData = std::unique_ptr<pcre2_match_data, FreeMatchData>;
+// Whether the stretch `next` belongs to the piece of the one before it.
+bool joins(Matches matches, const Stretch& stretch, const Stretch& next) {
+  switch (matches) {
+    case Matches::kIsolated:
+    case Matches::kRemoved:
+      return false;
+    case Matches::kWithPrevious:
+      return next.is_match && !stretch.is_match;
+    case Matches::kWithNext:
+      return stretch.is_match && !next.is_match;
+    case Matches::kContiguous:
+      return stretch.is_match == next.is_match;
+  }
+  return false;
+}
+
+bool is_invalid(std::string_view piece) {
+  return piece.size() == 1 && (static_cast<uint8_t>(piece[0]) & 0x80) != 0;
+}
+
+void cut(RegexMatcher& matcher, const TextCut& options, std::string_view piece, Pieces& out) {
+  if (is_invalid(piece)) {
+    out.push_back(piece);
+    return;
+  }
+  const std::vector<Stretch> stretches = stretches_of(matcher, options.is_inverted, piece);
+  for (size_t i = 0; i < stretches.size();) {
+    size_t last = i;
+    while (last + 1 < stretches.size() && joins(options.matches, stretches[last], stretches[last + 1])) ++last;
+    const bool is_removed = options.matches == Matches::kRemoved && stretches[i].is_match;
+    if (!is_removed) out.push_back(piece.substr(stretches[i].begin, stretches[last].end - stretches[i].begin));
+    i = last + 1;
+  }
+}
+
+// Runs of valid UTF-8 and single bytes between them.
+Pieces valid_runs(std::string_view bytes) {
+  Pieces runs;
+  while (!bytes.empty()) {
+    const size_t size = std::max(valid_utf8_prefix(bytes), size_t{1});
+    runs.push_back(bytes.substr(0, size));
+    bytes.remove_prefix(size);
+  }
+  return runs;
+}
 
 }  // namespace
 
-struct Pretokenizer::Pattern {
-  explicit Pattern(const char* source) {
-    int error = 0;
-    size_t error_offset = 0;
-    // Anchored: a match begins where the last one ended.
-    code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(source), PCRE2_ZERO_TERMINATED,
-                         PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &error, &error_offset, nullptr);
-    if (code == nullptr)
-      fail(ErrorCode::kInternal, "pre-tokeniser pattern: PCRE2 error {} at offset {}", error, error_offset);
-    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // without JIT, pcre2_match interprets: slower, the same pieces
-  }
-  ~Pattern() { pcre2_code_free(code); }
-  Pattern(const Pattern&) = delete;
-  Pattern& operator=(const Pattern&) = delete;
-
-  // `text` is valid UTF-8.
-  void split(std::string_view text, pcre2_match_data* match, const PieceFunction& on_piece) const {
-    for (size_t begin = 0; begin < text.size();) {
-      const int result = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), begin,
-                                     PCRE2_NO_UTF_CHECK, match, nullptr);
-      const size_t end = result > 0 ? pcre2_get_ovector_pointer(match)[1] : begin;
-      if (end <= begin) fail(ErrorCode::kInternal, "pre-tokeniser: PCRE2 result {} at byte {}", result, begin);
-      on_piece(text.substr(begin, end - begin));
-      begin = end;
+Pretokenizer::Pretokenizer(const std::vector<TextCut>& cuts) {
+  bool is_bytes = false;
+  for (const TextCut& options : cuts) {
+    if (is_bytes && !options.is_bytes) {
+      fail(ErrorCode::kUnsupported, "pre-tokeniser: a cut of characters after one of bytes is not supported");
     }
+    is_bytes = options.is_bytes;
+    cuts_.push_back({Regex(options.pattern, is_bytes), options});
   }
-
-  pcre2_code* code = nullptr;
-};
-
-Pretokenizer::Pretokenizer(std::string_view name) {
-  const Rules& rules = rules_of(name);
-  pattern_ = std::make_unique<Pattern>(rules.pattern);
-  normalises_ = rules.normalises;
-  keeps_known_pieces_ = rules.keeps_known_pieces;
 }
 
-Pretokenizer::~Pretokenizer() = default;
-
-void Pretokenizer::split(std::string_view bytes, const PieceFunction& on_piece) const {
-  const MatchData match(pcre2_match_data_create_from_pattern(pattern_->code, nullptr));
-  if (match == nullptr) fail(ErrorCode::kOutOfMemory, "pre-tokeniser: no memory for a match");
-  while (!bytes.empty()) {
-    const std::string_view text = bytes.substr(0, valid_utf8_prefix(bytes));
-    if (normalises_) {
-      pattern_->split(nfc(text), match.get(), on_piece);
-    } else {
-      pattern_->split(text, match.get(), on_piece);
-    }
-    bytes.remove_prefix(text.size());
-    if (!bytes.empty()) {
-      on_piece(bytes.substr(0, 1));
-      bytes.remove_prefix(1);
-    }
+std::vector<std::string_view> Pretokenizer::split(std::string_view bytes) const {
+  Pieces pieces = valid_runs(bytes);
+  for (const Cut& step : cuts_) {
+    Pieces smaller;
+    smaller.reserve(pieces.size());
+    RegexMatcher matcher(step.regex);
+    for (const std::string_view piece : pieces) cut(matcher, step.options, piece, smaller);
+    pieces = std::move(smaller);
   }
+  return pieces;
 }
 
 }  // namespace kivi

@@ -1,35 +1,30 @@
-// Pre-tokenisation: text cut into the pieces that byte-pair merges never cross.
+// Pre-tokenisation: text cut into the pieces that tokens never cross.
 #pragma once
 
-#include <functional>
-#include <memory>
 #include <string_view>
+#include <vector>
+
+#include "text/regex.h"
+#include "text/tokenizer_spec.h"
 
 namespace kivi {
 
 class Pretokenizer {
  public:
-  using PieceFunction = std::function<void(std::string_view piece)>;
+  // Throws what Regex throws, and Error{kUnsupported} for a cut of characters after one of bytes.
+  explicit Pretokenizer(const std::vector<TextCut>& cuts);
 
-  // `name` as in GGUF's tokenizer.ggml.pre: "smollm", "qwen2", "llama-bpe" or "gpt-2"; any other name is taken as
-  // "gpt-2".
-  explicit Pretokenizer(std::string_view name);
-  ~Pretokenizer();
-
-  // Calls on_piece for every piece of `bytes`, in order; the view is valid during the call. A byte that is not part of
-  // valid UTF-8 is a piece of its own. The pieces joined are `bytes`, or its NFC where the model normalises.
-  // Thread-safe.
-  void split(std::string_view bytes, const PieceFunction& on_piece) const;
-
-  // A piece that is in the vocabulary is one token, whatever the merges say (Llama 3).
-  bool keeps_known_pieces() const { return keeps_known_pieces_; }
+  // The pieces of `bytes`, in order. A byte that is not part of valid UTF-8 is a piece of its own. The pieces joined
+  // are `bytes`, less what a cut removes. Thread-safe.
+  std::vector<std::string_view> split(std::string_view bytes) const;
 
  private:
-  struct Pattern;  // the compiled regular expression
+  struct Cut {
+    Regex regex;
+    TextCut options;
+  };
 
-  std::unique_ptr<const Pattern> pattern_;
-  bool normalises_ = false;
-  bool keeps_known_pieces_ = false;
+  std::vector<Cut> cuts_;
 };
 
 }  // namespace kivi

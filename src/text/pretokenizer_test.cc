@@ -5,15 +5,20 @@
 #include <string>
 #include <vector>
 
+#include "text/normaliser.h"
+#include "text/presets.h"
+
 namespace kivi {
 namespace {
 
 using Pieces = std::vector<std::string>;
 
 Pieces split(std::string_view pre, std::string_view text) {
-  Pieces pieces;
-  Pretokenizer(pre).split(text, [&](std::string_view piece) { pieces.emplace_back(piece); });
-  return pieces;
+  TokenizerSpec spec;
+  set_pretokeniser(spec, pre);
+  std::string normalised;
+  const auto pieces = Pretokenizer(spec.cuts).split(Normaliser(spec.normaliser).apply(text, true, normalised));
+  return {pieces.begin(), pieces.end()};
 }
 
 TEST(Pretokenizer, Gpt2) {
@@ -38,8 +43,27 @@ TEST(Pretokenizer, Qwen2) {
 TEST(Pretokenizer, LlamaBpe) {
   EXPECT_EQ(split("llama-bpe", "12345 (it)"), (Pieces{"123", "45", " (", "it", ")"}));
   EXPECT_EQ(split("llama-bpe", "e\xCC\x81"), (Pieces{"e", "\xCC\x81"}));
-  EXPECT_TRUE(Pretokenizer("llama-bpe").keeps_known_pieces());
-  EXPECT_FALSE(Pretokenizer("qwen2").keeps_known_pieces());
+}
+
+TEST(Pretokenizer, Falcon) {
+  EXPECT_EQ(split("falcon", "a,, 12345b (c)"), (Pieces{"a", ",,", " ", "123", "45", "b", " ", "(", "c", ")"}));
+  // The symbol of the byte B2 is a digit.
+  EXPECT_EQ(split("falcon", "x\xC2\xB2"), (Pieces{"x", "\xC2", "\xB2"}));
+}
+
+Pieces cut(TextCut options, std::string_view text) {
+  const auto pieces = Pretokenizer({std::move(options)}).split(text);
+  return {pieces.begin(), pieces.end()};
+}
+
+TEST(Pretokenizer, MatchesGoWhereTheyBelong) {
+  using Matches = TextCut::Matches;
+  EXPECT_EQ(cut({"-", Matches::kIsolated}, "a--b-"), (Pieces{"a", "-", "-", "b", "-"}));
+  EXPECT_EQ(cut({"-", Matches::kRemoved}, "a--b-"), (Pieces{"a", "b"}));
+  EXPECT_EQ(cut({"-", Matches::kContiguous}, "a--b-"), (Pieces{"a", "--", "b", "-"}));
+  EXPECT_EQ(cut({"-", Matches::kWithPrevious}, "-a--b-"), (Pieces{"-", "a-", "-", "b-"}));
+  EXPECT_EQ(cut({"-", Matches::kWithNext}, "-a--b-"), (Pieces{"-a", "-", "-b", "-"}));
+  EXPECT_EQ(cut({"[a-z]", Matches::kRemoved, true}, "a--b-"), (Pieces{"a", "b"}));
 }
 
 TEST(Pretokenizer, SpaceIsUnicodeWhiteSpace) {

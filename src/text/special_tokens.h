@@ -2,16 +2,14 @@
 #pragma once
 
 #include <bitset>
-#include <cstdint>
 #include <string_view>
 #include <unordered_map>
-#include <vector>
 
-#include "text/tokenizer.h"
+#include "text/tokenizer_spec.h"
+#include "text/trie.h"
 
 namespace kivi {
 
-// A trie of token texts.
 class SpecialTokens {
  public:
   struct Match {
@@ -19,18 +17,21 @@ class SpecialTokens {
     TokenId id;
   };
 
-  void add(std::string_view text, TokenId id);
+  // `options.id` is the token's.
+  void add(std::string_view text, const AddedToken& options);
 
-  // The first special token of `text` at or after `from`, the longest of those that begin there.
+  // The first special token of `text` at or after `from`, the longest of those that begin there, with the white space
+  // that it takes.
   Match find(std::string_view text, size_t from) const;
 
- private:
-  static uint64_t edge(uint32_t node, char byte) { return uint64_t{node} << 8 | static_cast<uint8_t>(byte); }
-  Match match_at(std::string_view text, size_t begin) const;
+  bool empty() const { return trie_.empty(); }
 
-  std::vector<TokenId> id_of_node_{-1};  // -1: no token ends here; node 0 is the root
-  std::unordered_map<uint64_t, uint32_t> edges_;
+ private:
+  Match with_space(std::string_view text, size_t from, Match match) const;
+
+  Trie trie_;
   std::bitset<256> first_bytes_;
+  std::unordered_map<TokenId, AddedToken> takers_;  // tokens that take white space
 };
 
 }  // namespace kivi

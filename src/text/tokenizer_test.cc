@@ -114,9 +114,8 @@ TEST(Tokenizer, EndIdsAreEosAndEndTokens) {
 
 TEST(Tokenizer, BytesWithoutATokenAreDropped) {
   TokenizerSpec spec;
-  spec.model = "gpt2";
   spec.tokens = {"a", "b", "ab"};
-  spec.merges = {"a b"};
+  spec.merges = {{"a", "b"}};
   EXPECT_EQ(make_tokenizer(spec)->encode("axb", false, false), (Ids{2}));  // as the package tokenizers does
 }
 
@@ -165,11 +164,13 @@ TEST(Tokenizer, RefusesBrokenVocabularies) {
   expect_corrupt("too few types", [](TokenizerSpec& spec) { spec.types.pop_back(); });
   expect_corrupt("no bytes",
                  [](TokenizerSpec& spec) { spec.tokens = {"ab"}, spec.types.clear(), spec.merges.clear(); });
-  expect_corrupt("an unknown merge", [](TokenizerSpec& spec) { spec.merges.push_back("qqq a"); });
+  expect_corrupt("an unknown merge", [](TokenizerSpec& spec) { spec.merges.emplace_back("qqq", "a"); });
   expect_corrupt("bos below 0", [](TokenizerSpec& spec) { spec.bos = -1; });
   expect_corrupt("eos beyond", [](TokenizerSpec& spec) { spec.eos = static_cast<TokenId>(spec.tokens.size()); });
   expect_corrupt("pad beyond", [](TokenizerSpec& spec) { spec.pad = static_cast<TokenId>(spec.tokens.size()); });
-  expect_refused("SPM", ErrorCode::kUnsupported, [](TokenizerSpec& spec) { spec.model = "llama"; });
+  expect_corrupt("an end beyond", [](TokenizerSpec& spec) { spec.ends = {-1}; });
+  expect_corrupt("scores for others", [](TokenizerSpec& spec) { spec.algorithm = TokenizerSpec::Algorithm::kScores; });
+  expect_refused("a broken pattern", ErrorCode::kUnsupported, [](TokenizerSpec& spec) { spec.cuts = {{"(a"}}; });
 }
 
 }  // namespace

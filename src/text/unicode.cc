@@ -32,9 +32,9 @@ bool is_starter(int32_t code_point) {
   return utf8proc_get_property(code_point)->combining_class == 0;
 }
 
-// Canonical decomposition, marks not yet in canonical order.
-std::vector<int32_t> decompose(std::string_view text) {
-  constexpr int kMaxDecomposition = 8;  // the longest canonical one is 4
+// Decomposition, marks not yet in canonical order.
+std::vector<int32_t> decompose(std::string_view text, utf8proc_option_t option) {
+  constexpr int kMaxDecomposition = 32;  // the longest one is 18
   std::vector<int32_t> code_points;
   code_points.reserve(text.size());
   const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
@@ -42,7 +42,7 @@ std::vector<int32_t> decompose(std::string_view text) {
     int32_t code_point = 0;
     i += static_cast<size_t>(utf8proc_iterate(bytes + i, static_cast<utf8proc_ssize_t>(text.size() - i), &code_point));
     std::array<int32_t, kMaxDecomposition> parts;
-    const auto n = utf8proc_decompose_char(code_point, parts.data(), kMaxDecomposition, UTF8PROC_DECOMPOSE, nullptr);
+    const auto n = utf8proc_decompose_char(code_point, parts.data(), kMaxDecomposition, option, nullptr);
     code_points.insert(code_points.end(), parts.begin(), parts.begin() + n);
   }
   return code_points;
@@ -58,6 +58,38 @@ void sort_marks(std::vector<int32_t>& code_points) {
     it = std::find_if(run, code_points.end(), is_starter);
     if (it - run > 1) std::stable_sort(run, it, by_class);
   }
+}
+
+bool has_byte_from(uint8_t first, std::string_view text) {
+  return std::any_of(text.begin(), text.end(), [&](char c) { return static_cast<uint8_t>(c) >= first; });
+}
+
+// Sorted, composed and encoded.
+std::string composed(std::vector<int32_t> code_points) {
+  sort_marks(code_points);
+  const auto n = utf8proc_normalize_utf32(code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()),
+                                          static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  code_points.resize(static_cast<size_t>(n));
+  std::string out;
+  out.reserve(code_points.size());
+  for (const int32_t code_point : code_points) {
+    std::array<utf8proc_uint8_t, 4> bytes;
+    const auto size = utf8proc_encode_char(code_point, bytes.data());
+    out.append(reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(size));
+  }
+  return out;
+}
+
+// One character of Unicode's White_Space.
+bool is_space(std::string_view character) {
+  int32_t code_point = 0;
+  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(character.data());
+  const auto size = utf8proc_iterate(bytes, static_cast<utf8proc_ssize_t>(character.size()), &code_point);
+  if (size != static_cast<utf8proc_ssize_t>(character.size())) return false;
+  if (code_point < 0x80) return code_point == ' ' || (code_point >= '\t' && code_point <= '\r');
+  const auto category = utf8proc_get_property(code_point)->category;
+  return code_point == 0x85 || category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
+         category == UTF8PROC_CATEGORY_ZP;
 }
 
 }  // namespace
@@ -93,22 +125,34 @@ size_t valid_utf8_prefix(std::string_view bytes) {
 
 std::string nfc(std::string_view text) {
   // Nothing below U+0300, whose first byte is 0xCC, is changed by NFC.
-  const auto may_change = [](char c) { return static_cast<uint8_t>(c) >= 0xCC; };
-  if (std::none_of(text.begin(), text.end(), may_change)) return std::string(text);
+  return has_byte_from(0xCC, text) ? composed(decompose(text, UTF8PROC_DECOMPOSE)) : std::string(text);
+}
 
-  std::vector<int32_t> code_points = decompose(text);
-  sort_marks(code_points);
-  const auto n = utf8proc_normalize_utf32(code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()),
-                                          static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-  code_points.resize(static_cast<size_t>(n));
-  std::string out;
-  out.reserve(text.size());
-  for (const int32_t code_point : code_points) {
-    std::array<utf8proc_uint8_t, 4> bytes;
-    const auto size = utf8proc_encode_char(code_point, bytes.data());
-    out.append(reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(size));
+std::string nfkc(std::string_view text) {
+  const auto option = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT);
+  return has_byte_from(0x80, text) ? composed(decompose(text, option)) : std::string(text);
+}
+
+size_t leading_space(std::string_view text) {
+  size_t size = 0;
+  while (size < text.size()) {
+    const size_t n = utf8_head(text.substr(size)).size;
+    if (!is_space(text.substr(size, n))) break;
+    size += n;
   }
-  return out;
+  return size;
+}
+
+size_t trailing_space(std::string_view text) {
+  size_t begin = text.size();
+  while (begin > 0) {
+    size_t character = begin - 1;
+    while (character > 0 && begin - character < 3 && (static_cast<uint8_t>(text[character]) & 0xC0) == 0x80)
+      --character;
+    if (!is_space(text.substr(character, begin - character))) break;
+    begin = character;
+  }
+  return text.size() - begin;
 }
 
 }  // namespace kivi

@@ -24,7 +24,12 @@ Utf8Head utf8_head(std::string_view bytes);
 // Bytes of the longest prefix that is valid UTF-8.
 size_t valid_utf8_prefix(std::string_view bytes);
 
-// Normalisation form C of valid UTF-8. O(n log n) whatever the text.
+// Normalisation forms C and KC of valid UTF-8. O(n log n) whatever the text.
 std::string nfc(std::string_view text);
+std::string nfkc(std::string_view text);
+
+// Bytes of Unicode's White_Space that the text begins and ends with.
+size_t leading_space(std::string_view text);
+size_t trailing_space(std::string_view text);
 
 }  // namespace kivi

@@ -90,5 +90,18 @@ TEST(Unicode, NfcOfALongRunOfMarksIsNotQuadratic) {
   EXPECT_EQ(nfc("x" + marks + below), "x" + below + marks);
 }
 
+TEST(Unicode, SpaceAtTheEnds) {
+  EXPECT_EQ(leading_space(" \n\xE3\x80\x80x "), 5u);
+  EXPECT_EQ(trailing_space(" x\xC2\x85 \xE2\x80\xA8"), 6u);
+  EXPECT_EQ(leading_space("\xE2\x80\x8B"), 0u);  // U+200B is no white space
+  EXPECT_EQ(trailing_space("x\x80\x80\x80\x80"), 0u);
+  EXPECT_EQ(leading_space("  "), 2u);
+  EXPECT_EQ(trailing_space(""), 0u);
+}
+
+TEST(Unicode, CompatibilityForm) {
+  EXPECT_EQ(nfkc("a\xEF\xBC\xA1\xC2\xA0\xE2\x84\xAB"), "aA \xC3\x85");
+}
+
 }  // namespace
 }  // namespace kivi

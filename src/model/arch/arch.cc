@@ -4,12 +4,14 @@
 #include <string>
 
 #include "core/error.h"
-#include "io/quoted.h"
+#include "core/quoted.h"
 
 namespace kivi {
 
 const Architecture& find_architecture(std::string_view name) {
-  constexpr std::array kArchitectures = {&kFalcon, &kGemma2, &kGemma3, &kLlama, &kPhi3, &kQwen2, &kQwen3};
+  constexpr std::array kArchitectures = {&kFalconArchitecture, &kGemma2Architecture, &kGemma3Architecture,
+                                         &kLlamaArchitecture,  &kPhi3Architecture,   &kQwen2Architecture,
+                                         &kQwen3Architecture};
   std::string known;
   for (const Architecture* architecture : kArchitectures) {
     if (architecture->name == name) return *architecture;

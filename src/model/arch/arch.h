@@ -60,13 +60,13 @@ struct Architecture {
   TensorNames names{};
 };
 
-extern const Architecture kFalcon;
-extern const Architecture kGemma2;
-extern const Architecture kGemma3;
-extern const Architecture kLlama;
-extern const Architecture kPhi3;
-extern const Architecture kQwen2;
-extern const Architecture kQwen3;
+extern const Architecture kFalconArchitecture;
+extern const Architecture kGemma2Architecture;
+extern const Architecture kGemma3Architecture;
+extern const Architecture kLlamaArchitecture;
+extern const Architecture kPhi3Architecture;
+extern const Architecture kQwen2Architecture;
+extern const Architecture kQwen3Architecture;
 
 // The architecture of that name. Throws Error{kUnsupported} that lists those there are.
 const Architecture& find_architecture(std::string_view name);

@@ -4,6 +4,6 @@ namespace kivi {
 
 // Llama 1 to 3, Mistral, SmolLM. Conversion to GGUF permutes the rows of attn_q and attn_k so that pairs are
 // neighbours.
-constinit const Architecture kLlama{.name = "llama", .rope_pairing = RopePairing::kInterleaved};
+constinit const Architecture kLlamaArchitecture{.name = "llama", .rope_pairing = RopePairing::kInterleaved};
 
 }  // namespace kivi

@@ -3,6 +3,6 @@
 namespace kivi {
 
 // Qwen2 and Qwen2.5: q, k and v have biases.
-constinit const Architecture kQwen2{.name = "qwen2"};
+constinit const Architecture kQwen2Architecture{.name = "qwen2"};
 
 }  // namespace kivi

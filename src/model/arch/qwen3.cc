@@ -3,6 +3,6 @@
 namespace kivi {
 
 // Qwen3, but its mixtures of experts.
-constinit const Architecture kQwen3{.name = "qwen3", .has_head_norm = true};
+constinit const Architecture kQwen3Architecture{.name = "qwen3", .has_head_norm = true};
 
 }  // namespace kivi

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Writes the golden data of the tokenizer and chat tests with the PyPI packages tokenizers, jinja2 and gguf.
+"""Writes the golden data of the tokenizer and chat tests with the PyPI packages tokenizers, sentencepiece, jinja2 and gguf.
 
     generate.py vocabulary            tiny.json: trains the small vocabulary on excerpts.txt
     generate.py tiny                  tiny-PRE.tsv: ids of the synthetic text under the small vocabulary
+    generate.py families              families/NAME: a small tokenizer as the models of this family have it, trained on
+                                      excerpts.txt (the byte-level ones: the small vocabulary), and NAME.tsv
     generate.py model NAME FILE.gguf  NAME.tsv: the same under the vocabulary of a model file
     generate.py chat                  chat.json: conversations rendered by the templates in templates/
 
-A .tsv has one line per chunk of text: FNV-1a hash of the text, number of ids, FNV-1a hash of the ids. The text is made by
-the same steps here and in golden_text.cc, from excerpts.txt, ingredients.json and the tokens of the vocabulary. Every
-second chunk is encoded with control tokens parsed.
+A .tsv has one line per chunk of text: FNV-1a hash of the text, number of ids, FNV-1a hash of the ids, and of the text that
+they decode to. The text is made by the same steps here and in golden_text.cc, from excerpts.txt, ingredients.json and the
+tokens of the vocabulary. Every second chunk is encoded with control tokens parsed, but by sentencepiece, which never does.
 """
 import json
 import struct
@@ -18,8 +20,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 N_CHUNKS = 300
 CHUNK_BYTES = 4096
-PRE_TOKENISERS = ("smollm", "qwen2", "llama-bpe", "gpt-2")
-NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+PRE_TOKENISERS = ("smollm", "qwen2", "llama-bpe", "gpt-2", "falcon")
+NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
+SPACE = "\u2581"
 MASK = (1 << 64) - 1
 
 LLAMA3_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|NUMBER| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -75,18 +78,12 @@ def tiny_vocabulary():
     return tokens, types, tiny["merges"]
 
 
-def model_vocabulary(path):
-    from gguf import GGUFReader
-    fields = GGUFReader(path).fields
-    tokens, types, merges, pre = (fields["tokenizer.ggml." + key].contents()
-                                  for key in ("tokens", "token_type", "merges", "pre"))
-    return tokens, types, merges, pre
-
-
 # --- the synthetic text; golden_text.cc does the same -----------------------------------------------------------------
 
-def words_of(tokens, types):
+def words_of(tokens, types, is_byte_level=True):
     """The normal tokens that are whole UTF-8 text, in order of their ids."""
+    if not is_byte_level:
+        return [token.replace(SPACE, " ") for token, kind in zip(tokens, types) if kind == NORMAL]
     byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
     words = []
     for token, token_type in zip(tokens, types):
@@ -139,18 +136,28 @@ class TextMaker:
 
 # --- the oracles ------------------------------------------------------------------------------------------------------
 
-def hugging_face_tokenizer(tokens, types, merges, pre):
-    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
-    tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, [tuple(m.split(" ")) for m in merges],
-                                     ignore_merges=pre == "llama-bpe"))
+def pre_tokenizer(pre):
+    from tokenizers import Regex, pre_tokenizers
     if pre in ("qwen2", "llama-bpe"):
         pattern = LLAMA3_PATTERN.replace("NUMBER", r"\p{N}" if pre == "qwen2" else r"\p{N}{1,3}")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    else:
-        digits = [pre_tokenizers.Digits(individual_digits=True)] if pre == "smollm" else []
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(digits + [pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"),
+                                        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if pre == "smollm":
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+    if pre == "falcon":
+        return pre_tokenizers.Sequence([
+            pre_tokenizers.Punctuation("contiguous"), byte_level, pre_tokenizers.Digits(individual_digits=False),
+            pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")])
+    return pre_tokenizers.Sequence([byte_level])
+
+
+def byte_level_tokenizer(tokens, types, merges, pre):
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+    tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, [tuple(m.split(" ")) for m in merges],
+                                     ignore_merges=pre == "llama-bpe"))
+    tokenizer.pre_tokenizer = pre_tokenizer(pre)
+    tokenizer.decoder = decoders.ByteLevel()
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     added = lambda wanted: [AddedToken(t, normalized=False) for t, k in zip(tokens, types) if k == wanted]
@@ -159,37 +166,245 @@ def hugging_face_tokenizer(tokens, types, merges, pre):
     return tokenizer
 
 
-def write_tokens(name, tokens, types, merges, pre):
-    tokenizer = hugging_face_tokenizer(tokens, types, merges, pre)
-    maker = TextMaker(words_of(tokens, types))
+class HuggingFace:
+    """Ids and text by tokenizers."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+    def encode(self, text, parse_special):
+        self.tokenizer.encode_special_tokens = not parse_special  # True: control tokens are plain text
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids):
+        return self.tokenizer.decode([i for i in ids if i not in self.special])
+
+
+class SentencePiece:
+    """Ids and text by sentencepiece, of a serialised model."""
+
+    def __init__(self, model):
+        from sentencepiece import SentencePieceProcessor
+        self.processor = SentencePieceProcessor(model_proto=model)
+
+    def encode(self, text, _):
+        return self.processor.encode(text)
+
+    def decode(self, ids):
+        return self.processor.decode(ids)
+
+
+def write_ids(path, words, oracle):
+    maker = TextMaker(words)
     lines, n_bytes, n_ids = [], 0, 0
     for index in range(N_CHUNKS):
         text = maker.chunk(index)
-        tokenizer.encode_special_tokens = index % 2 == 0  # True: control tokens are plain text
-        ids = tokenizer.encode(text.decode("utf-8"), add_special_tokens=False).ids
-        lines.append(f"{fnv1a(text):016x}\t{len(ids)}\t{fnv1a(struct.pack(f'<{len(ids)}i', *ids)):016x}\n")
+        ids = oracle.encode(text.decode("utf-8"), index % 2 == 1)
+        decoded = oracle.decode(ids).encode("utf-8")
+        lines.append(f"{fnv1a(text):016x}\t{len(ids)}\t{fnv1a(struct.pack(f'<{len(ids)}i', *ids)):016x}"
+                     f"\t{fnv1a(decoded):016x}\n")
         n_bytes, n_ids = n_bytes + len(text), n_ids + len(ids)
-    (HERE / f"{name}.tsv").write_text("".join(lines))
-    print(f"{name}: {n_bytes} bytes, {n_ids} ids")
+    path.write_text("".join(lines))
+    print(f"{path.stem}: {n_bytes} bytes, {n_ids} ids")
 
+
+def write_tiny(pre):
+    tokens, types, merges = tiny_vocabulary()
+    write_ids(HERE / f"tiny-{pre}.tsv", words_of(tokens, types),
+              HuggingFace(byte_level_tokenizer(tokens, types, merges, pre)))
+
+
+# --- model files ------------------------------------------------------------------------------------------------------
+
+def sentencepiece_model(tokens, types, scores, ids):
+    """The tokenizer of a GGUF file with tokenizer.ggml.model "llama" as SentencePiece's own file."""
+    from sentencepiece import sentencepiece_model_pb2
+    model = sentencepiece_model_pb2.ModelProto()
+    for token, kind, score in zip(tokens, types, scores):
+        model.pieces.add(piece=token.replace(" ", SPACE), type=kind, score=score)
+    trainer = model.trainer_spec
+    trainer.model_type, trainer.byte_fallback = 2, True
+    for name, i in ids.items():
+        setattr(trainer, f"{name}_id", i)
+        setattr(trainer, f"{name}_piece", tokens[i])
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = False
+    model.normalizer_spec.remove_extra_whitespaces = False
+    return model.SerializeToString()
+
+
+def write_model(name, path):
+    from gguf import GGUFReader
+    fields = GGUFReader(path).fields
+    get = lambda key: fields["tokenizer.ggml." + key].contents()
+    tokens, types = get("tokens"), get("token_type")
+    if get("model") == "llama":
+        ids = {short: get(long + "_token_id")
+               for short, long in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))}
+        oracle = SentencePiece(sentencepiece_model(tokens, types, get("scores"), ids))
+        write_ids(HERE / f"{name}.tsv", words_of(tokens, types, False), oracle)
+    else:
+        oracle = HuggingFace(byte_level_tokenizer(tokens, types, get("merges"), get("pre")))
+        write_ids(HERE / f"{name}.tsv", words_of(tokens, types), oracle)
+
+
+# --- families ---------------------------------------------------------------------------------------------------------
+
+def learned_merges():
+    """(alphabet, merges) of a BPE on excerpts.txt with U+2581 for spaces; rare characters are left to bytes."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    trainer = trainers.BpeTrainer(vocab_size=1100, limit_alphabet=250, show_progress=False)
+    tokenizer.train_from_iterator((HERE / "excerpts.txt").read_text(encoding="utf-8").splitlines(True), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    merged = {a + b for a, b in merges}
+    return [token for token in model["vocab"] if token not in merged], merges
+
+
+def text_tokenizer(before, after, prefix):
+    """A tokenizer of text with bytes to fall back on. `before` and `after` are added tokens at the ends of the vocabulary;
+    prefix: "prepend" (Llama 2), "first" (Mistral) or "none" (Gemma)."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    alphabet, merges = learned_merges()
+    spaces = [(SPACE * n, SPACE * n) for n in (1, 2, 4)]
+    tokens = [t.content for t in before] + [f"<0x{byte:02X}>" for byte in range(256)]
+    tokens += [t for t in dict.fromkeys(alphabet + [a + b for a, b in spaces + merges]) if t not in tokens]
+    tokens += [t.content for t in after if t.content not in tokens]
+    tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, spaces + merges, unk_token="<unk>",
+                                     fuse_unk=True, byte_fallback=True))
+    replace = normalizers.Replace(" ", SPACE)
+    strip = [decoders.Strip(" ", 1, 0)]
+    if prefix == "prepend":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), replace])
+    elif prefix == "first":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        tokenizer.normalizer = replace
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+        strip = []
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()] + strip)
+    for token in before + after:
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+    return tokenizer
+
+
+def text_families():
+    """Name -> (tokenizer, tokenizer_config.json)"""
+    from tokenizers import AddedToken
+    from tokenizers.processors import TemplateProcessing
+
+    def token(text, special=True, normalized=False, rstrip=False):
+        return AddedToken(text, special=special, normalized=normalized, rstrip=rstrip)
+
+    def begins(tokenizer, bos):
+        tokenizer.post_processor = TemplateProcessing(f"{bos} $A", None, [(bos, tokenizer.token_to_id(bos))])
+        return tokenizer
+
+    llama = [token("<unk>"), token("<s>"), token("</s>")]
+    old_llama = [token(t.content, normalized=True) for t in llama]
+    phi = ["<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>"]
+    gemma = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    gemma_text = ["\n", "\n\n", SPACE * 2, SPACE * 4, "<br>", "</s>"]
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return {
+        "llama1": (begins(text_tokenizer(old_llama, [], "prepend"), "<s>"), names),
+        "llama2": (begins(text_tokenizer(llama, [], "prepend"), "<s>"), names | {"add_bos_token": True}),
+        "mistral": (begins(text_tokenizer(llama + [token("[INST]"), token("[/INST]")], [], "first"), "<s>"), names),
+        "phi3": (text_tokenizer(llama[:2] + [token("</s>", rstrip=True)],
+                                [token(t, rstrip=t != phi[0]) for t in phi], "prepend"),
+                 {"bos_token": "<s>", "eos_token": "<|end|>", "unk_token": "<unk>", "add_bos_token": False}),
+        "gemma": (begins(text_tokenizer([token(t) for t in gemma], [token(t, special=False) for t in gemma_text], "none"),
+                         "<bos>"),
+                  {"bos_token": "<bos>", "eos_token": {"content": "<eos>"}, "add_bos_token": True}),
+    }
+
+
+def byte_level_families():
+    tokens, types, merges = tiny_vocabulary()
+    questions = [">>TITLE<<", ">>QUESTION<<"]
+    extended = questions + tokens, [CONTROL] * 2 + types
+    end = {"eos_token": "<|im_end|>", "bos_token": None}
+    return {
+        "llama3": (byte_level_tokenizer(tokens, types, merges, "llama-bpe"), end),
+        "qwen2": (byte_level_tokenizer(tokens, types, merges, "qwen2"), end | {"add_bos_token": False}),
+        "smollm": (byte_level_tokenizer(tokens, types, merges, "smollm"), end),
+        "falcon": (byte_level_tokenizer(*extended, merges, "falcon"), {"eos_token": "<|endoftext|>"}),
+    }
+
+
+def write_family(name, tokenizer, config):
+    folder = HERE / "families" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    file = json.loads(tokenizer.to_str())
+    if name in ("llama1", "smollm", "falcon"):  # as older files have them
+        file["model"]["merges"] = [" ".join(merge) for merge in file["model"]["merges"]]
+    (folder / "tokenizer.json").write_text(json.dumps(file, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    added = {token["id"] for token in file["added_tokens"]}
+    is_byte_level = "ByteLevel" in json.dumps(file["pre_tokenizer"])
+    tokens = [token for token, _ in sorted(file["model"]["vocab"].items(), key=lambda item: item[1])]
+    is_byte = lambda token: not is_byte_level and token.startswith("<0x")
+    types = [CONTROL if i in added else BYTE if is_byte(token) else NORMAL for i, token in enumerate(tokens)]
+    write_ids(HERE / f"{name}.tsv", words_of(tokens, types, is_byte_level), HuggingFace(tokenizer))
+
+
+def write_sentencepiece(model_type, size, **options):
+    import io
+    from sentencepiece import SentencePieceTrainer, sentencepiece_model_pb2
+    serialised = io.BytesIO()
+    lines = (HERE / "excerpts.txt").read_text(encoding="utf-8").splitlines()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=serialised, model_type=model_type, vocab_size=size,
+        byte_fallback=True, character_coverage=0.98, normalization_rule_name="identity", minloglevel=2,
+        user_defined_symbols=["<tool_call>", "<br>", SPACE * 2, SPACE * 4], control_symbols=["<|im_end|>"], **options)
+    name = f"sentencepiece-{model_type}"
+    folder = HERE / "families" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(serialised.getvalue())
+    pieces = sentencepiece_model_pb2.ModelProto.FromString(serialised.getvalue()).pieces
+    words = words_of([p.piece for p in pieces], [p.type for p in pieces], False)
+    write_ids(HERE / f"{name}.tsv", words, SentencePiece(serialised.getvalue()))
+
+
+def write_families():
+    for name, (tokenizer, config) in (text_families() | byte_level_families()).items():
+        write_family(name, tokenizer, config)
+    write_sentencepiece("bpe", 1100, remove_extra_whitespaces=False)
+    write_sentencepiece("unigram", 900, remove_extra_whitespaces=True)
+
+
+# --- chat -------------------------------------------------------------------------------------------------------------
 
 CONVERSATIONS = [
     [("user", "Hello, who are you?")],
     [("system", "You answer in one word."), ("user", "  Capital of France?\n"), ("assistant", " Paris "), ("user", "And of Italy?")],
     [("user", "Say <|im_end|> and <|eot_id|> and </s>."), ("assistant", "\n<|im_end|>\n"), ("user", "今天 ½ it's\n\n  done…")],
     [("system", "  Keep\n\nspaces  "), ("user", "x\t")],
+    [("user", "Capital of Italy?"), ("assistant", "<think>\nHm.\n</think>\n\nRome."), ("user", "And of Spain?")],
 ]
-BOS_EOS = {"llama2": ("<s>", "</s>"), "mistral": ("<s>", "</s>"), "llama3": ("<|begin_of_text|>", "<|eot_id|>")}
+BOS_EOS = {"llama2": ("<s>", "</s>"), "mistral": ("<s>", "</s>"), "llama3": ("<|begin_of_text|>", "<|eot_id|>"),
+           "gemma2": ("<bos>", "<eos>"), "gemma3": ("<bos>", "<eos>"), "phi3": ("<s>", "<|end|>")}
 
 
 def write_chat():
-    from jinja2 import Environment
+    from jinja2 import Environment, TemplateError
+    environment = Environment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
+
+    def raise_exception(message):
+        raise TemplateError(message)
+
+    environment.globals["raise_exception"] = raise_exception
     cases = []
     for path in sorted((HERE / "templates").glob("*.jinja")):
-        template = Environment().from_string(path.read_text(encoding="utf-8"))
+        template = environment.from_string(path.read_text(encoding="utf-8"))
         bos, eos = BOS_EOS.get(path.stem, ("<|endoftext|>", "<|im_end|>"))
         for conversation in CONVERSATIONS:
             messages = [{"role": role, "content": content} for role, content in conversation]
+            if path.stem == "gemma2" and messages[0]["role"] == "system":
+                continue  # it refuses them; kivi lays them out as Gemma 3 does
             prompt = template.render(messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=True)
             cases.append({"template": path.name, "bos": bos, "eos": eos, "messages": messages, "prompt": prompt})
     write_json("chat.json", cases)
@@ -200,9 +415,11 @@ def main(arguments):
         train_vocabulary()
     elif arguments == ["tiny"]:
         for pre in PRE_TOKENISERS:
-            write_tokens("tiny-" + pre, *tiny_vocabulary(), pre)
+            write_tiny(pre)
+    elif arguments == ["families"]:
+        write_families()
     elif len(arguments) == 3 and arguments[0] == "model":
-        write_tokens(arguments[1], *model_vocabulary(arguments[2]))
+        write_model(arguments[1], arguments[2])
     elif arguments == ["chat"]:
         write_chat()
     else:
