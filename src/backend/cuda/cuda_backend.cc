@@ -82,30 +82,17 @@ class CudaBackend : public Backend {
   void argmax(const ArgmaxArgs& args) override { cuda::argmax(args, stream_.enter()); }
   void convert(const ConvertArgs& args) override { cuda::convert(args, stream_.enter()); }
   void sum_words(const SumWordsArgs& args) override { cuda::sum_words(args, stream_.device(), stream_.enter()); }
-  void plan_attend(const PlanAttendArgs& args) override {
-    refuse_sliding(args.cache);
-    decode_attention_.plan(args, stream_.enter());
-  }
+  void plan_attend(const PlanAttendArgs& args) override { decode_attention_.plan(args, stream_.enter()); }
   void attend(const AttendArgs& args) override {
-    refuse_sliding(args.cache);
-    if (args.score_cap > 0) fail(ErrorCode::kUnsupported, "attention on a GPU: no kernel that caps scores; use a CPU");
     // As many rows as sequences: each has one (or none, as padding has), for no step is without a row of each sequence.
     const int64_t n_sequences = args.seq_begin.shape[0] - 1;
     const bool decodes_only = args.q.shape[0] == n_sequences;
     if (!decodes_only) attend_chunk(args, stream_.enter());
     if (decodes_only || n_sequences > 1) decode_attention_.run(args, stream_.enter());
   }
-  void store_kv(const StoreKvArgs& args) override {
-    refuse_sliding(args.cache);
-    cuda::store_kv(args, stream_.enter());
-  }
+  void store_kv(const StoreKvArgs& args) override { cuda::store_kv(args, stream_.enter()); }
 
  private:
-  static void refuse_sliding(const format::KvBatchView& cache) {
-    if (cache.sliding_window() == 0) return;
-    fail(ErrorCode::kUnsupported, "attention on a GPU: no kernel for a sliding window of {} tokens; use a CPU",
-         cache.sliding_window());
-  }
   void refuse_recording(std::string_view operation) const {
     cudaStreamCaptureStatus status{};
     check(cudaStreamIsCapturing(stream_.enter(), &status), operation);

@@ -166,6 +166,9 @@ inline float __uint_as_float(unsigned x) {
 inline float __int_as_float(int x) {
   return std::bit_cast<float>(x);
 }
+inline float __fdividef(float x, float y) {
+  return x / y;
+}
 inline unsigned __float_as_uint(float x) {
   return std::bit_cast<unsigned>(x);
 }

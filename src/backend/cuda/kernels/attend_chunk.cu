@@ -33,6 +33,7 @@ struct Problem {
   int n_slots;       // blocks of a KV head
   int heads_per_kv;  // g
   float scale_log2;  // softmax_scale / ln 2: exponentials are powers of 2
+  float cap_log2;    // score_cap / ln 2; 0: none
 };
 
 // The query rows of a block: `first` and on, of the n_rows that the sequence and the KV head have.
@@ -84,22 +85,23 @@ __device__ void start_queries(const Problem& problem, const QueryRows& rows, typ
   }
 }
 
-// Hides tokens that a row does not see: newer ones, and those before token 0. The tile begins with token `first`, the
-// warp's rows with row m.
+// Hides tokens that a row does not see: newer ones, those that it has slid past, and those before token 0. The tile
+// begins with token `first`, the warp's rows with row m.
 template <typename C>
-__device__ void hide(const QueryRows& rows, int m, int first, typename C::Scores& scores) {
+__device__ void hide(const KvBatchView& cache, const QueryRows& rows, int m, int first, typename C::Scores& scores) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int i = 0; i < C::kRowTiles; ++i) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int newest = rows.newest(m + 16 * i + 8 * h + lane / 4);
+      const auto oldest = static_cast<int>(cache.first_seen(newest));
 #pragma unroll
       for (int n = 0; n < kTileTokens / 8; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int token = first + 8 * n + lane % 4 * 2 + e;
-          if (token < 0 || token > newest) scores[i][n][2 * h + e] = -INFINITY;
+          if (token < oldest || token > newest) scores[i][n][2 * h + e] = -INFINITY;
         }
       }
     }
@@ -163,23 +165,34 @@ __global__ __launch_bounds__(C::kThreads,
   const int seen_by_all = rows.newest(warp_m) + 1;  // tokens that every row of the warp sees
   const bool idle = warp_m >= rows.n_rows;          // the warp only helps to bring tiles
   int first = origin - (origin + kTileTokens - 1) / kTileTokens * kTileTokens;
+  // In a layer that slides: the first token that a row of the block sees, and that all of the warp see.
+  const auto oldest = static_cast<int>(problem.cache.first_seen(rows.newest(rows.first)));
+  const auto seen_from = static_cast<int>(problem.cache.first_seen(rows.newest(warp_m + C::kWarpRows - 1)));
+  first += (oldest - first) / kTileTokens * kTileTokens;
 
   start_queries<C>(problem, rows, q);
-  keys.start(first, key_tile, staged);
+  keys.start(first, oldest, key_tile, staged);
   for (; first < end; first += kTileTokens) {
     cp_async_wait<0>();
     __syncthreads();  // the keys are there, and nobody needs the last values any more
     keys.finish(first, key_tile, staged);
-    values.start(first, value_tile, staged);
+    values.start(first, oldest, value_tile, staged);
     typename C::Scores scores;
     if (!idle) multiply_keys<C>(q + warp_row * C::kPitch, key_tile, scores);
     cp_async_wait<0>();
     __syncthreads();  // the values are there, and nobody needs these keys any more
     values.finish(first, value_tile, staged);
-    if (first + kTileTokens < end) keys.start(first + kTileTokens, key_tile, staged);
+    if (first + kTileTokens < end) keys.start(first + kTileTokens, oldest, key_tile, staged);
     if (idle) continue;
-    if (first < 0 || first + kTileTokens > seen_by_all) hide<C>(rows, warp_m, first, scores);
-    softmax_step<C>(problem.scale_log2, scores, softmax, out);
+    float scale_log2 = problem.scale_log2;
+    if (problem.cap_log2 > 0.0F) {
+      cap_scores<C>(scale_log2, problem.cap_log2, scores);
+      scale_log2 = 1.0F;
+    }
+    if (first < seen_from || first + kTileTokens > seen_by_all) {
+      hide<C>(problem.cache, rows, warp_m, first, scores);
+    }
+    softmax_step<C>(scale_log2, scores, softmax, out);
     multiply_values<C>(scores, value_tile, out);
   }
   write_rows<C>(problem, rows, warp_m, softmax, out, q + warp_row * C::kPitch);
@@ -292,7 +305,8 @@ void attend_chunk(const AttendArgs& args, cudaStream_t stream) {
                         .n_sequences = static_cast<int>(n_sequences),
                         .n_slots = static_cast<int>(n_slots),
                         .heads_per_kv = static_cast<int>(heads_per_kv),
-                        .scale_log2 = args.softmax_scale * kLog2E};
+                        .scale_log2 = args.softmax_scale * kLog2E,
+                        .cap_log2 = args.score_cap * kLog2E};
   const int staged_bytes = std::max(problem.keys.halves[0].bytes(), problem.values.halves[0].bytes());
   launch("attend_chunk", kernel.function, static_cast<unsigned>(n_slots * layout.n_kv_heads),
          static_cast<unsigned>(kernel.n_threads), kernel.shared_bytes + staged_bytes, stream, problem);

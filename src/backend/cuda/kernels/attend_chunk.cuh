@@ -4,6 +4,7 @@
 
 #include "backend/cuda/device/ptx.cuh"
 #include "backend/cuda/kernels/kv_tiles.cuh"
+#include "backend/cuda/kernels/score_cap.cuh"
 
 namespace kivi::cuda {
 
@@ -111,8 +112,21 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(~0U, x, 2);
 }
 
+// Scores become logarithms to base 2, capped.
+template <typename C>
+__device__ void cap_scores(float scale_log2, float cap_log2, typename C::Scores& scores) {
+#pragma unroll
+  for (auto& row_tile : scores) {
+#pragma unroll
+    for (auto& tile : row_tile) {
+#pragma unroll
+      for (float& score : tile) score = capped(score * scale_log2, cap_log2);
+    }
+  }
+}
+
 // One step of the online softmax: scores become probabilities relative to the new maxima, and what was summed up so far
-// is rescaled to these. Every row has seen a token after the first step: token 0 is in the first tile.
+// is rescaled to these. In a layer that slides a row may not have seen any token yet: its maximum is then -inf.
 template <typename C>
 __device__ void softmax_step(float scale_log2, typename C::Scores& scores, Softmax<C>& softmax,
                              typename C::Output& out) {
@@ -124,14 +138,15 @@ __device__ void softmax_step(float scale_log2, typename C::Scores& scores, Softm
 #pragma unroll
       for (int n = 0; n < kTileTokens / 8; ++n) top = fmaxf(top, fmaxf(scores[i][n][2 * h], scores[i][n][2 * h + 1]));
       const float maximum = fmaxf(softmax.maximum[i][h], quad_max(top) * scale_log2);
-      const float factor = exp2_approx(softmax.maximum[i][h] - maximum);
+      const float base = maximum == -INFINITY ? 0.0F : maximum;
+      const float factor = exp2_approx(softmax.maximum[i][h] - base);
       softmax.maximum[i][h] = maximum;
       float sum = 0.0F;
 #pragma unroll
       for (int n = 0; n < kTileTokens / 8; ++n) {
 #pragma unroll
         for (int e = 2 * h; e < 2 * h + 2; ++e) {
-          scores[i][n][e] = exp2_approx(fmaf(scores[i][n][e], scale_log2, -maximum));
+          scores[i][n][e] = exp2_approx(fmaf(scores[i][n][e], scale_log2, -base));
           sum += scores[i][n][e];
         }
       }

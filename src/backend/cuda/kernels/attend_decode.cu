@@ -1,5 +1,6 @@
 // Host side of decode attention, and the kernel that shares out its work.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <list>
 #include <numbers>
@@ -168,7 +169,7 @@ struct DecodeAttention::Memory {
 
   const Stream& stream;
   std::list<DeviceBuffer> buffers;
-  DecodeWorkspace workspace;
+  std::array<DecodeWorkspace, kMostGroups> workspaces;  // of each group of layers
 };
 
 DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_unique<Memory>(stream)) {
@@ -185,13 +186,21 @@ DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_uniqu
       channels = std::max(channels, n_warps * kernel.head_dim);
     }
   }
-  DecodeWorkspace& workspace = memory_->workspace;
-  workspace.begins = memory_->allocate<WorkBegin>(warps + 1);
-  workspace.works = memory_->allocate<SequenceWork>(kMaxSequences);
-  workspace.line_begins = memory_->allocate<int64_t>(kMaxSequences);
-  workspace.steps_done = memory_->allocate<int32_t>(kMaxUnits);
-  workspace.partial_out = memory_->allocate<float>(channels * 2 * kHeadsPerUnit);
-  workspace.partial_sums = memory_->allocate<float2>(warps * 2 * kHeadsPerUnit);
+  for (DecodeWorkspace& workspace : memory_->workspaces) {
+    workspace.begins = memory_->allocate<WorkBegin>(warps + 1);
+    workspace.works = memory_->allocate<SequenceWork>(kMaxSequences);
+    workspace.line_begins = memory_->allocate<int64_t>(kMaxSequences);
+    workspace.steps_done = memory_->allocate<int32_t>(kMaxUnits);
+    workspace.partial_out = memory_->allocate<float>(channels * 2 * kHeadsPerUnit);
+    workspace.partial_sums = memory_->allocate<float2>(warps * 2 * kHeadsPerUnit);
+  }
+}
+
+DecodeWorkspace& DecodeAttention::workspace_of(const format::KvBatchView& cache) const {
+  if (cache.group < 0 || cache.group >= kMostGroups) {
+    fail(ErrorCode::kInternal, "attend: layers of group {}, there are at most {}", cache.group, kMostGroups);
+  }
+  return memory_->workspaces[static_cast<size_t>(cache.group)];
 }
 
 DecodeAttention::~DecodeAttention() = default;
@@ -205,13 +214,16 @@ void DecodeAttention::plan(const PlanAttendArgs& args, cudaStream_t stream) {
   const auto n_sequences = static_cast<int32_t>(args.seq_begin.shape[0] - 1);
   const int32_t units = args.cache.layout.n_kv_heads * groups_per_kv(args.n_heads, args.cache.layout.n_kv_heads);
   if (n_sequences > kMaxSequences || int64_t{n_sequences} * units > kMaxUnits) {
-    fail(ErrorCode::kUnsupported, "decode of {} sequences x {} heads: at most {} sequences and {} together",
+    fail(ErrorCode::kUnsupported,
+         "decoding {} sequences of {} KV heads at once: a GPU takes at most {} sequences, and {} heads of all; lower "
+         "--max-sequences",
          n_sequences, units, kMaxSequences, kMaxUnits);
   }
-  memory_->workspace.n_warps = n_multiprocessors_ * launch_of(kernel).n_warps;
+  DecodeWorkspace& workspace = workspace_of(args.cache);
+  workspace.n_warps = n_multiprocessors_ * launch_of(kernel).n_warps;
   launch("plan_decode", plan_decode, 1, kPlanThreads, 0, stream,
          DecodePlan{args.cache, args.seq_begin.as<const int32_t, 1>().data, n_sequences, units,
-                    StepCosts(args.cache.layout), memory_->workspace});
+                    StepCosts(args.cache.layout), workspace});
 }
 
 void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {
@@ -239,6 +251,7 @@ void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {
   decode.heads_per_kv = static_cast<int32_t>(n_heads / layout.n_kv_heads);
   decode.groups_per_kv = groups_per_kv(n_heads, layout.n_kv_heads);
   decode.log2_scale = args.softmax_scale * std::numbers::log2e_v<float>;
+  decode.log2_cap = args.score_cap * std::numbers::log2e_v<float>;
   decode.block_bytes = static_cast<int32_t>(layout.block_bytes());
   decode.values_at = static_cast<int32_t>(layout.value_codes());
   const auto log2_spans = [](int group) {
@@ -246,7 +259,7 @@ void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {
   };
   if (layout.key_bits > 0) decode.key_group_shift = log2_spans(layout.key_group);
   if (layout.value_bits > 0) decode.value_group_shift = log2_spans(layout.value_group);
-  decode.workspace = memory_->workspace;
+  decode.workspace = workspace_of(args.cache);
   launch_of(kernel).run(decode, n_multiprocessors_, stream);
 }
 

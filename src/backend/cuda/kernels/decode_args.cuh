@@ -35,6 +35,7 @@ struct DecodeArgs {
   int32_t heads_per_kv = 1;
   int32_t groups_per_kv = 1;  // of kHeadsPerUnit query heads
   float log2_scale = 0.0F;    // softmax_scale * log2(e)
+  float log2_cap = 0.0F;      // score_cap * log2(e); 0: none
   // Of the layout, for what divides there must not be divided in a kernel.
   int32_t block_bytes = 0;
   int32_t values_at = 0;          // bytes of a block before its values

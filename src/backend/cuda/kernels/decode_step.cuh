@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backend/cuda/kernels/decode_unit.cuh"
+#include "backend/cuda/kernels/score_cap.cuh"
 
 namespace kivi::cuda {
 
@@ -141,14 +142,23 @@ __device__ __forceinline__ void add_row_values(UnitState<Config>& unit, uint32_t
   }
 }
 
-// Scores of tokens that do not exist: the tokens of a step are n.
-__device__ __forceinline__ void mask_scores(StepScores& s, int n) {
+// Scores of tokens that do not exist or are not seen: those that are, are begin .. end - 1 of the step.
+__device__ __forceinline__ void mask_scores(StepScores& s, int begin, int end) {
   const Lane lane;
 #pragma unroll
   for (int t = 0; t < 2; ++t) {
     const int token = 8 * (lane.r / 2) + 4 * t + lane.r % 2;  // of row r; of row r + 8 two more
-    if (token >= n) s[t][0] = s[t][1] = -INFINITY;
-    if (token + 2 >= n) s[t][2] = s[t][3] = -INFINITY;
+    if (token < begin || token >= end) s[t][0] = s[t][1] = -INFINITY;
+    if (token + 2 < begin || token + 2 >= end) s[t][2] = s[t][3] = -INFINITY;
+  }
+}
+
+// Scores that are capped, as logarithms to base 2.
+__device__ __forceinline__ void cap_scores(StepScores& s, float scale, float log2_cap) {
+#pragma unroll
+  for (auto& tile : s.tiles) {
+#pragma unroll
+    for (float& x : tile) x = capped(x * scale, log2_cap);
   }
 }
 
@@ -198,7 +208,13 @@ __device__ __forceinline__ void take_piece(UnitState<Config>& unit, const Piece&
     if constexpr (Config::kPacked) {
       if (kind == PieceKind::kPacked) {
         score_packed(unit, address, s);
-        softmax(unit, s, args.log2_scale / UnitState<Config>::kScoreUnit, p);
+        float scale = args.log2_scale / UnitState<Config>::kScoreUnit;
+        if (args.log2_cap > 0.0F) {
+          cap_scores(s, scale, args.log2_cap);
+          scale = 1.0F;
+        }
+        if (piece.unseen > 0) mask_scores(s, piece.unseen, kStepTokens);
+        softmax(unit, s, scale, p);
       }
       unit.set_units(true);
       add_packed_values(unit, ValueGroups<Config>{args}, address, p);
@@ -211,8 +227,13 @@ __device__ __forceinline__ void take_piece(UnitState<Config>& unit, const Piece&
   } else {
     score_rows(unit, address, piece.page, row_dtype, s);
     if (kind == PieceKind::kKeyRows) return;
-    mask_scores(s, piece.n);
-    softmax(unit, s, args.log2_scale, p);
+    float scale = args.log2_scale;
+    if (args.log2_cap > 0.0F) {
+      cap_scores(s, scale, args.log2_cap);
+      scale = 1.0F;
+    }
+    mask_scores(s, piece.unseen, piece.n);
+    softmax(unit, s, scale, p);
     if (piece.values_in_rows_only) {  // else packed values have the totals with them
       mma(unit.sums, 0U, kHalfOnes, 0U, kHalfOnes, p[0][0], p[0][1]);
       mma(unit.sums, 0U, kHalfOnes, 0U, kHalfOnes, p[1][0], p[1][1]);

@@ -29,9 +29,10 @@ enum class PieceKind : int32_t {
 };
 struct alignas(16) Piece {
   PieceKind kind;
-  int32_t n;     // valid tokens of the step; of kQueries: query heads
-  int32_t page;  // of rows
-  int32_t ends;  // in the last piece that the warp has of a unit: the steps that it did; else 0
+  int16_t n;       // tokens of the step; of kQueries: query heads
+  int16_t unseen;  // the first of these tokens
+  int32_t page;    // of rows
+  int32_t ends;    // in the last piece that the warp has of a unit: the steps that it did; else 0
   int32_t unit;
   int32_t row;      // of the new token
   int32_t n_steps;  // of the unit
@@ -119,6 +120,7 @@ class DecodeStream {
       for (int page = 0; page < kRowPages; ++page) {
         const int first = page * format::kWindowPageTokens;
         const int end = min(first + format::kWindowPageTokens, tokens.n);
+        if (end <= tokens.unseen) continue;
         if (!tokens.key_packed && first < tokens.n) pieces_ |= 1U << (kKeyRows + page);
         if (first < tokens.n && tokens.value_packed < end) pieces_ |= 1U << (kValueRows + page);
       }
@@ -171,7 +173,15 @@ class DecodeStream {
     }
     if (Lane().id != 0) return;
     const int32_t ends = pieces_ == 0 && step_ == end_step() - 1 ? end_step() - first_step() : 0;
-    slot_piece(at_) = {kind, n, page, ends, unit_, memory_.work.row, memory_.work.n_steps, tokens.value_packed == 0};
+    slot_piece(at_) = {kind,
+                       static_cast<int16_t>(n),
+                       static_cast<int16_t>(tokens.unseen),
+                       page,
+                       ends,
+                       unit_,
+                       memory_.work.row,
+                       memory_.work.n_steps,
+                       tokens.value_packed == 0};
   }
 
   __device__ void copy_queries(const UnitPlace& place) const {
@@ -233,7 +243,7 @@ class DecodeStream {
     }
   }
 
-  // Rows of tokens that are packed, or do not exist, become zero: what is in their place may be anything.
+  // Rows of tokens that are packed, not seen, or do not exist, become zero: what is in their place may be anything.
   __device__ void copy_rows(int32_t kv_head, const StepTokens& tokens, bool keys, int page) const {
     constexpr int kChunks = Config::kRowBytes / 16;
     constexpr int kAtOnce = kWarpLanes / kChunks;  // rows that a warp copies at a time
@@ -255,7 +265,8 @@ class DecodeStream {
       return rows + i * Config::kRowBytes +
              (chunk ^ (keys ? key_swizzle(lane_token + i) : value_swizzle(lane_token + i))) * 16;
     };
-    if (n_packed <= page * format::kWindowPageTokens && last <= min(n_stored, tokens.n)) {
+    const int32_t n_absent = max(n_packed, tokens.unseen);  // or need not be here
+    if (n_absent <= page * format::kWindowPageTokens && last <= min(n_stored, tokens.n)) {
 #pragma unroll
       for (int i = 0; i < format::kWindowPageTokens; i += kAtOnce) {
         cp_async_16(place(i), stored + i * Config::kHeadDim, policy);
@@ -269,7 +280,7 @@ class DecodeStream {
     for (int i = 0; i < format::kWindowPageTokens; i += kAtOnce) {
       const int token = lane_token + i;
       const uint16_t* row = token < n_stored ? stored + i * Config::kHeadDim : fresh;
-      cp_async_part_16(place(i), row, n_packed <= token && token < tokens.n ? 16 : 0, policy);
+      cp_async_part_16(place(i), row, n_absent <= token && token < tokens.n ? 16 : 0, policy);
     }
   }
 

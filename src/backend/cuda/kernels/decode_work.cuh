@@ -4,7 +4,8 @@
 // for every layer: plan_decode computes the borders once a step of the model.
 //
 //   unit     = one sequence, KV head and group of up to 8 query heads:  b * units_per_sequence + head * groups + group
-//   steps of a unit: the sinks, 32 at a time; then the tokens after them, packed, partly packed or in the window
+//   steps of a unit: the sinks, 32 at a time; then the tokens after them, packed, partly packed or in the window;
+//                    in a layer that slides without the steps of which nothing is seen
 #pragma once
 
 #include <cstdint>
@@ -19,15 +20,21 @@ inline constexpr int kPageSteps = format::kPageTokens / kStepTokens;
 inline constexpr int kRowPages = kStepTokens / format::kWindowPageTokens;  // 16-bit pages of a side in a step
 
 // What a decode step does to one sequence.
-struct alignas(8) SequenceWork {
+struct SequenceWork {
   int32_t row;           // of the new token
   int32_t n_past;        // tokens stored before it
+  int32_t first_seen;    // token; 0 in a layer that does not slide
   int32_t sinks;         // tokens that are sinks, at most the policy's
   int32_t key_packed;    // tokens after the sinks whose keys are packed: a multiple of kStepTokens
   int32_t value_packed;  // likewise values: any number
   int32_t n_steps;       // 0: the sequence has not exactly one new token, and is not decoded here
 
-  __device__ int32_t sink_steps() const { return (sinks + kStepTokens - 1) / kStepTokens; }
+  // Tokens before the first step of the sinks, and of those after them: multiples of kStepTokens.
+  __device__ int32_t sink_begin() const { return first_seen / kStepTokens * kStepTokens; }
+  __device__ int32_t paged_begin() const { return max(first_seen - sinks, 0) / kStepTokens * kStepTokens; }
+  __device__ int32_t sink_steps() const {
+    return first_seen < sinks ? (sinks - sink_begin() + kStepTokens - 1) / kStepTokens : 0;
+  }
   __device__ int32_t n_paged() const { return n_past + 1 - sinks; }  // tokens after the sinks, the new one included
 };
 
@@ -36,10 +43,11 @@ __device__ inline SequenceWork sequence_work(const format::KvBatchView& cache, c
   work.row = seq_begin[b];
   if (seq_begin[b + 1] - work.row != 1) return work;
   work.n_past = cache.n_past.data[b];
+  work.first_seen = static_cast<int32_t>(cache.first_seen(work.n_past));
   work.sinks = min(cache.key_policy.sinks, work.n_past + 1);
   work.key_packed = static_cast<int32_t>(cache.key_policy.n_packed(work.n_past));
   work.value_packed = static_cast<int32_t>(cache.value_policy.n_packed(work.n_past));
-  work.n_steps = work.sink_steps() + (work.n_paged() + kStepTokens - 1) / kStepTokens;
+  work.n_steps = work.sink_steps() + (work.n_paged() - work.paged_begin() + kStepTokens - 1) / kStepTokens;
   return work;
 }
 
@@ -48,15 +56,17 @@ struct StepTokens {
   bool in_sinks;
   bool key_packed;
   int32_t first;         // token, counted from the first sink or from the end of the sinks
-  int32_t n;             // valid ones, at least 1
+  int32_t n;             // those that there are, at least 1
+  int32_t unseen;        // the first of them, fewer than n
   int32_t value_packed;  // of them with packed values; the others are rows of 16 bits
 
   StepTokens() = default;
   __device__ StepTokens(const SequenceWork& work, int32_t step) {
     const int32_t sink_steps = work.sink_steps();
     in_sinks = step < sink_steps;
-    first = (in_sinks ? step : step - sink_steps) * kStepTokens;
+    first = in_sinks ? work.sink_begin() + step * kStepTokens : work.paged_begin() + (step - sink_steps) * kStepTokens;
     n = min((in_sinks ? work.sinks : work.n_paged()) - first, kStepTokens);
+    unseen = max(work.first_seen - (in_sinks ? 0 : work.sinks) - first, 0);
     key_packed = !in_sinks && first < work.key_packed;
     value_packed = in_sinks ? 0 : max(min(work.value_packed - first, kStepTokens), 0);
   }
@@ -112,12 +122,13 @@ struct StepCosts {
   __device__ int64_t before(const SequenceWork& work, int32_t n) const {
     if (n == 0) return 0;
     const int32_t sink_steps = work.sink_steps();
-    if (n <= sink_steps) return unit + 2 * row * min(n * kStepTokens, work.sinks);
-    const int64_t tokens = min((n - sink_steps) * kStepTokens, work.n_paged());
-    const int64_t keys = min(tokens, int64_t{work.key_packed});
-    const int64_t values = min(tokens, int64_t{work.value_packed});
-    return unit + 2 * row * work.sinks + (keys + values) * packed / (2 * kStepTokens) +
-           (2 * tokens - keys - values) * row;
+    const int32_t sinks = sink_steps == 0 ? 0 : work.sinks - work.sink_begin();
+    if (n <= sink_steps) return unit + 2 * row * min(n * kStepTokens, sinks);
+    const int64_t begin = work.paged_begin();
+    const int64_t tokens = min(int64_t{n - sink_steps} * kStepTokens, work.n_paged() - begin);
+    const int64_t keys = min(tokens, max(work.key_packed - begin, int64_t{0}));
+    const int64_t values = min(tokens, max(work.value_packed - begin, int64_t{0}));
+    return unit + 2 * row * sinks + (keys + values) * packed / (2 * kStepTokens) + (2 * tokens - keys - values) * row;
   }
 };
 

@@ -50,15 +50,16 @@ class TileLoader {
 
   __device__ bool packs() const { return packed_end_ > tiles_.sinks; }
 
-  // Starts to bring the tokens from `first` on; first may be negative. Rows of tokens that do not exist become zero.
-  // `tile` [kTileTokens][pitch]; `staged` is used where n_packed(first) > 0.
-  __device__ void start(int first, T* tile, std::byte* staged) const {
+  // Starts to bring the tokens from `first` on; first may be negative. Rows of 16 bits of tokens that do not exist, or
+  // come before `oldest` (they may not be stored any more), become zero. `tile` [kTileTokens][pitch]; `staged` is used
+  // where n_packed(first) > 0.
+  __device__ void start(int first, int oldest, T* tile, std::byte* staged) const {
     const int n_packed = packed_tokens(first);
     if (n_packed < kTileTokens) {
       if (first >= n_past_) {
         start_new_rows(first, tile);
       } else {
-        start_rows(first, n_packed, tile);
+        start_rows(first, n_packed, oldest, tile);
       }
     }
     if (n_packed > 0) {
@@ -114,13 +115,13 @@ class TileLoader {
     }
   }
 
-  __device__ void start_rows(int first, int n_packed, T* tile) const {
+  __device__ void start_rows(int first, int n_packed, int oldest, T* tile) const {
 #pragma unroll 1
     for (int i = n_packed * kChunks + static_cast<int>(threadIdx.x); i < kTileTokens * kChunks; i += kThreads) {
       const int row = i / kChunks;
       const int chunk = i % kChunks;
       const int token = first + row;
-      const bool inside = token >= 0 && token < n_tokens_;
+      const bool inside = token >= oldest && token < n_tokens_;
       cp_async_16(tile + row * kPitch + chunk * 8, timeline_.row(inside ? token : n_past_) + chunk * 16, inside);
     }
   }

@@ -40,9 +40,9 @@ struct StoreProblem {
   int block_bytes;
   int edge_heads;  // KV heads of an edge block
   // Blocks of each kind, in the order of the grid; bulk blocks come last.
-  int flush_blocks;
-  int token_blocks;  // 0: edge and bulk blocks store sequences of one new token, too
-  int edge_blocks;   // of values, then as many of keys
+  int flush_blocks = 0;
+  int token_blocks = 0;  // 0: edge and bulk blocks store sequences of one new token, too
+  int edge_blocks = 0;   // of values, then as many of keys
 };
 
 // What a block works on: one side of a sequence and n_heads KV heads from `head` on.
