@@ -46,6 +46,7 @@ __device__ __forceinline__ void run_attend_decode(const DecodeArgs& args) {
   const int warp = static_cast<int>(blockIdx.x) * Config::kWarps + warp_in_block;
   WarpMemory<Config>& memory = memories[warp_in_block];
   parts.reset(warp_in_block);
+  begin_early();
   {
     constexpr int kInts = sizeof(WorkBegin) / sizeof(int32_t);
     static_assert(2 * kInts == kWarpLanes);
@@ -86,8 +87,8 @@ DecodeKernel decode_kernel() {
   constexpr auto launcher = []<bool kWide>(std::bool_constant<kWide>) {
     using Config = DecodeConfig<kHeadDim, kKeyBits, kValueBits, kGroup, kWide>;
     return DecodeLaunch{Config::kWarps, [](const DecodeArgs& args, int n_blocks, cudaStream_t stream) {
-                          launch("attend_decode", attend_decode<Config>, n_blocks, Config::kWarps * kWarpLanes,
-                                 Config::kSharedBytes, stream, args);
+                          launch<Start::kEarly>("attend_decode", attend_decode<Config>, n_blocks,
+                                                Config::kWarps * kWarpLanes, Config::kSharedBytes, stream, args);
                         }};
   };
   return {kHeadDim, kKeyBits, kValueBits, kGroup, launcher(std::true_type{}), launcher(std::false_type{})};

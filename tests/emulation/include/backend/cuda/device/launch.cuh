@@ -3,17 +3,20 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <string_view>
 
 #include "backend/cuda/device/check.h"
 
 namespace kivi::cuda {
 
-template <typename... Parameters, typename... Args>
+enum class Start : uint8_t { kAfterFormer, kEarly };
+
+template <Start kStart = Start::kAfterFormer, typename... Parameters, typename... Args>
 void launch(std::string_view name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
             cudaStream_t stream, const Args&... args) {
   emulation::launch(stream, {grid, block, shared_bytes}, [=] { kernel(args...); });
-  check_launch(name);
+  check(cudaGetLastError(), name);
 }
 
 }  // namespace kivi::cuda
