@@ -58,6 +58,8 @@ class Engine {
   // Backend and decoder must outlive the engine. Throws as KvCache does, and Error{kInvalidArgument} for options that
   // make no sense.
   Engine(Backend& backend, Decoder& decoder, const EngineOptions& options);
+  Engine(const Engine&) = delete;  // its scheduler points into it
+  Engine& operator=(const Engine&) = delete;
 
   // Prepares the device for steps of every size, so that the first requests do not wait for it.
   void warm_up() { decoder_->record_ahead(cache_); }

@@ -117,6 +117,7 @@ class HttpServer::Impl {
   HttpOptions options_;
   Handler handler_;
   Idle idle_;  // connections without an exchange, the longest idle first
+  int port_ = 0;
   size_t n_connections_ = 0;
   bool draining_ = false;
   bool stops_when_idle_ = false;
@@ -374,6 +375,7 @@ HttpServer::Impl::Impl(HttpOptions options, Handler handler)
     fail(ErrorCode::kInvalidArgument, "cannot listen at {}:{}: {}; choose another --host or --port", options_.host,
          options_.port, ec.message());
   }
+  port_ = acceptor_.local_endpoint().port();
 }
 
 HttpResponse HttpServer::Impl::error(int status, const std::string& message) const {
@@ -432,7 +434,9 @@ HttpServer::HttpServer(HttpOptions options, Handler handler)
   asio::co_spawn(impl_->loop_, impl_->accept(), asio::detached);
 }
 
-HttpServer::~HttpServer() = default;
+HttpServer::~HttpServer() {
+  impl_->stops_when_idle_ = false;
+}
 
 void HttpServer::run() {
   impl_->loop_.run();
@@ -468,7 +472,7 @@ void HttpServer::stop() {
 }
 
 int HttpServer::port() const {
-  return impl_->acceptor_.local_endpoint().port();
+  return impl_->port_;
 }
 
 size_t HttpServer::n_connections() const {

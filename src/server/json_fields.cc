@@ -1,12 +1,34 @@
 #include "server/json_fields.h"
 
-#include <cmath>
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 
 namespace kivi {
 
 using Json = nlohmann::json;
+
+namespace {
+
+constexpr int kMostDepth = 32;  // no request needs more; printing a value takes stack for each
+
+// How deep arrays and objects are nested at most, in text that is JSON.
+int depth_of(std::string_view text) {
+  int depth = 0;
+  int most = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string && c == '\\') ++i;
+    if (c == '"') in_string = !in_string;
+    if (in_string) continue;
+    if (c == '[' || c == '{') most = std::max(most, ++depth);
+    if (c == ']' || c == '}') --depth;
+  }
+  return most;
+}
+
+}  // namespace
 
 std::string shown(const Json& value) {
   constexpr size_t kMost = 60;
@@ -17,6 +39,7 @@ std::string shown(const Json& value) {
 }
 
 Json parse_object(std::string_view body) {
+  if (depth_of(body) > kMostDepth) refuse("", "the request body is nested deeper than {} levels", kMostDepth);
   Json json = Json::parse(body, nullptr, false);
   if (json.is_discarded()) refuse("", "the request body is not valid JSON (in UTF-8)");
   if (!json.is_object()) refuse("", "the request body must be a JSON object");

@@ -39,6 +39,7 @@ void Server::open(Engine& engine, ServedModel model) {
 
 void Server::wait() {
   if (loop_.joinable()) loop_.join();
+  service_.reset();
 }
 
 void Server::handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {

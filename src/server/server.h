@@ -25,9 +25,9 @@ class Server {
   // Cuts off what still runs.
   ~Server();
 
-  // Serves the model from here on. The engine must outlive the server.
+  // Serves the model from here on. The engine must live until wait() has come back.
   void open(Engine& engine, ServedModel model);
-  // Until the server has shut down.
+  // Until the server has shut down; the engine is not used after that.
   void wait();
   // From any thread: takes no more requests, ends when those that run have ended or shutdown_timeout has passed.
   void shut_down();
