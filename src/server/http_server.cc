@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "server/http_exchange.h"
 
 namespace kivi {
 namespace {
@@ -27,75 +28,6 @@ constexpr std::string_view kComment = ": keep-alive\n\n";
 auto seconds(HttpOptions::Seconds s) {
   return std::chrono::duration_cast<Clock::duration>(s);
 }
-
-// What a handler answers through; what a connection sends from.
-class Exchange final : public HttpExchange {
- public:
-  Exchange(const asio::any_io_executor& executor, size_t max_stream_bytes)
-      : news_(executor), max_stream_bytes_(max_stream_bytes) {}
-
-  void respond(HttpResponse response) override {
-    if (gone_ || head_) return;
-    head_ = std::move(response);
-    ended_ = true;
-    news_.cancel();
-  }
-  void start_stream(HttpResponse head) override {
-    if (gone_ || head_) return;
-    queued_ = std::move(head.body);
-    head_ = std::move(head);
-    is_stream_ = true;
-    news_.cancel();
-  }
-  void write(std::string_view bytes, Clock::time_point ready) override {
-    if (gone_ || ended_) return;
-    if (queued_.empty()) oldest_ = ready;
-    queued_ += bytes;
-    if (queued_.size() > max_stream_bytes_) leave();
-    news_.cancel();
-  }
-  void end_stream() override {
-    ended_ = true;
-    news_.cancel();
-  }
-
-  // The client has gone, or must go.
-  void leave() {
-    if (gone_ || done_) return;
-    gone_ = true;
-    news_.cancel();
-    if (on_gone) std::exchange(on_gone, {})();
-  }
-  void sent() { done_ = true; }
-
-  bool gone() const { return gone_; }
-  bool done() const { return done_; }
-  bool ended() const { return ended_; }
-  bool is_stream() const { return is_stream_; }
-  std::optional<HttpResponse>& head() { return head_; }
-  bool has_bytes() const { return !queued_.empty(); }
-  std::string take_bytes() { return std::exchange(queued_, {}); }
-  Clock::time_point oldest() const { return oldest_; }  // of the bytes last taken
-
-  // Until something has changed; false if nothing has for so long.
-  asio::awaitable<bool> changed(Clock::duration most) {
-    error_code ec;
-    news_.expires_after(most);
-    co_await news_.async_wait(asio::redirect_error(asio::use_awaitable, ec));
-    co_return ec == asio::error::operation_aborted;
-  }
-
- private:
-  asio::steady_timer news_;
-  size_t max_stream_bytes_;
-  std::optional<HttpResponse> head_;
-  std::string queued_;
-  Clock::time_point oldest_{};
-  bool is_stream_ = false;
-  bool ended_ = false;  // by the handler
-  bool done_ = false;   // sent
-  bool gone_ = false;
-};
 
 }  // namespace
 
@@ -153,10 +85,10 @@ class HttpServer::Impl::Connection : public std::enable_shared_from_this<Connect
 
   asio::awaitable<bool> read(Parser& parser);
   asio::awaitable<bool> refuse(const error_code& ec);
-  void watch(const std::shared_ptr<Exchange>& exchange);
+  void watch(const std::shared_ptr<QueuedExchange>& exchange);
   asio::awaitable<void> answer(Parser& parser);
   asio::awaitable<void> send_whole(HttpResponse response, unsigned version, bool is_head);
-  asio::awaitable<void> send_stream(Exchange& exchange, unsigned version);
+  asio::awaitable<void> send_stream(QueuedExchange& exchange, unsigned version);
   template <typename Buffers>
   asio::awaitable<void> send_part(const Buffers& buffers);
   template <typename Body>
@@ -244,7 +176,7 @@ asio::awaitable<bool> HttpServer::Impl::Connection::refuse(const error_code& ec)
 }
 
 // Notices that the client has closed its side while its answer is made or sent.
-void HttpServer::Impl::Connection::watch(const std::shared_ptr<Exchange>& exchange) {
+void HttpServer::Impl::Connection::watch(const std::shared_ptr<QueuedExchange>& exchange) {
   stream_.socket().async_wait(tcp::socket::wait_read, [self = shared_from_this(), exchange](error_code ec) {
     if (exchange->done() || ec == asio::error::operation_aborted) return;
     tcp::socket& socket = self->stream_.socket();
@@ -271,7 +203,7 @@ asio::awaitable<void> HttpServer::Impl::Connection::answer(Parser& parser) {
   request.body = std::move(parser.get().body());
 
   stream_.expires_never();
-  const auto exchange = std::make_shared<Exchange>(stream_.get_executor(), server_.options_.max_stream_bytes);
+  const auto exchange = std::make_shared<QueuedExchange>(stream_.get_executor(), server_.options_.max_stream_bytes);
   watch(exchange);
   try {
     server_.handler_(std::move(request), exchange);
@@ -321,7 +253,7 @@ asio::awaitable<void> HttpServer::Impl::Connection::send_whole(HttpResponse resp
   stream_.expires_never();
 }
 
-asio::awaitable<void> HttpServer::Impl::Connection::send_stream(Exchange& exchange, unsigned version) {
+asio::awaitable<void> HttpServer::Impl::Connection::send_stream(QueuedExchange& exchange, unsigned version) {
   const bool is_chunked = version >= 11;
   if (!is_chunked) keeps_alive_ = false;
   auto head = head_of<http::empty_body>(*exchange.head(), version);

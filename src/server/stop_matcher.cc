@@ -8,17 +8,17 @@ namespace kivi {
 std::string StopMatcher::add(std::string_view piece) {
   if (matched_) return {};
   held_ += piece;
-  size_t first = std::string::npos;
-  size_t longest = 0;
+  size_t begin = std::string::npos;
+  size_t end = std::string::npos;
   for (const std::string& stop : stops_) {
     const size_t at = held_.find(stop);
-    if (at == std::string::npos || at > first) continue;
-    longest = at == first ? std::max(longest, stop.size()) : stop.size();
-    first = at;
+    if (at == std::string::npos || at + stop.size() > end) continue;
+    begin = at + stop.size() < end ? at : std::min(begin, at);
+    end = at + stop.size();
   }
-  if (first != std::string::npos) {
+  if (end != std::string::npos) {
     matched_ = true;
-    return std::exchange(held_, {}).substr(0, first + (includes_stop_ ? longest : 0));
+    return std::exchange(held_, {}).substr(0, includes_stop_ ? end : begin);
   }
   const size_t n_safe = held_.size() - held_bytes();
   std::string shown = held_.substr(0, n_safe);

@@ -18,7 +18,7 @@ class StopMatcher {
   std::string add(std::string_view piece);
   // At the end of the text: what was held back.
   std::string finish();
-  // Whether a stop string has come: of several the one that begins first, of those the longest.
+  // Whether a stop string has come: of several the one that ends first, of those the longest.
   bool matched() const { return matched_; }
 
  private:

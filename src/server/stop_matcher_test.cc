@@ -23,9 +23,10 @@ TEST(StopMatcher, HoldsBackWhatMayBecomeAStop) {
   EXPECT_EQ(feed(StopMatcher({}), {"a", "b"}), (Texts{"a", "b", ""}));
 }
 
-TEST(StopMatcher, TheFirstOfSeveralEndsTheText) {
+TEST(StopMatcher, TheFirstThatIsWholeEndsTheText) {
   EXPECT_EQ(feed(StopMatcher({"cd", "b"}), {"abcd"}), (Texts{"a", ""}));
-  EXPECT_EQ(feed(StopMatcher({"b", "bc"}, true), {"abcd"}), (Texts{"abc", ""}));
+  EXPECT_EQ(feed(StopMatcher({"b", "ab"}, true), {"abcd"}), (Texts{"ab", ""}));
+  EXPECT_EQ(feed(StopMatcher({"b", "ab"}), {"cabd"}), (Texts{"c", ""}));
   // "aab" is found though the first "a" began another try.
   EXPECT_EQ(feed(StopMatcher({"aab"}), {"a", "a", "a", "b"}), (Texts{"", "", "a", "", ""}));
 }
@@ -54,9 +55,15 @@ TEST(StopMatcher, DoesNotDependOnWhereTextIsCut) {
     }
     const bool found = matcher.matched();
     shown += matcher.finish();
-    const size_t first = std::min(text.find(stops[0]), text.find(stops[1]));
-    EXPECT_EQ(found, first != std::string::npos);
-    EXPECT_EQ(shown, text.substr(0, first)) << text << " " << stops[0] << " " << stops[1];
+    size_t end = 0;  // of the shortest text that ends with a stop
+    const auto ends_with = [&](const std::string& stop) { return text.substr(0, end).ends_with(stop); };
+    while (end <= text.size() && !ends_with(stops[0]) && !ends_with(stops[1])) ++end;
+    ASSERT_EQ(found, end <= text.size());
+    size_t begin = text.size();
+    for (const std::string& stop : stops) {
+      if (found && ends_with(stop)) begin = std::min(begin, end - stop.size());
+    }
+    EXPECT_EQ(shown, text.substr(0, begin)) << text << " " << stops[0] << " " << stops[1];
   }
 }
 
