@@ -66,9 +66,8 @@ EngineOptions ServeCommand::engine_options(const Session& session, const KvConfi
     const SlabLayout layout = slab_layout(shape, kv_config);
     const auto n_most = static_cast<int64_t>(kHostFraction * static_cast<double>(host_memory_bytes()));
     // As much as all sequences can need, if that is less.
-    const KvPages each = most_pages_of(kv_config, options.capacity.max_tokens);
-    const int64_t n_needed =
-        layout.n_slabs({each.packed * max_num_seqs, each.window * max_num_seqs}) * layout.slab_bytes;
+    const KvPages needed = max_num_seqs * most_pages_of(shape, kv_config, options.capacity.max_tokens);
+    const int64_t n_needed = layout.n_slabs(needed) * layout.slab_bytes;
     if (n_needed > n_most) options.capacity.memory_bytes = n_most;
   }
   return options;

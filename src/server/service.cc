@@ -20,9 +20,12 @@ constexpr std::string_view kModelPath = "/v1/models/";
 
 MetricLabels labels_of(const Engine& engine, const ServedModel& model) {
   const KvCache& cache = engine.cache();
-  const SlabLayout& layout = cache.arena().layout();
-  const bool is_packed = layout.packed_page_bytes > 0;
-  const int64_t block_bytes = is_packed ? layout.packed_page_bytes : 2 * layout.window_page_bytes;
+  const bool is_packed = cache.config().is_packed();
+  const KvPages& page_bytes = cache.arena().layout().page_bytes;
+  int64_t block_bytes = 0;  // of all layers
+  for (int group = 0; group < kMostLayerGroups; ++group) {
+    block_bytes += is_packed ? page_bytes[packed_pages(group)] : 2 * page_bytes[window_pages(group)];
+  }
   return {.model_name = model.name,
           .cache_dtype = cache.config().name,
           .block_size = is_packed ? format::kPageTokens : format::kWindowPageTokens,
