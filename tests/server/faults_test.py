@@ -132,9 +132,9 @@ def test_a_full_queue_answers_at_once(start):
 
 
 def test_a_full_cache_preempts_and_completes(start):
-    # A token takes 45 KiB in 16 bits. Room for 1,530 of them is enough for as far as the scheduler looks ahead, 512 for
+    # A token takes 22.5 KiB in 16 bits. Room for 1,650 of them is enough for as far as the scheduler looks ahead, 512 for
     # each of three, but not for the end.
-    server = start("--kv", "f16", "--kv-memory", 0.066, "--max-model-len", 1000)
+    server = start("--kv", "f16", "--kv-memory", 0.0355, "--max-model-len", 1000)
     request = {"prompt": "Once upon a time there was", "max_tokens": 560, "temperature": 0, "ignore_eos": True}
     alone = json.loads(server.post("/v1/completions", json.dumps(request))[1])["choices"][0]["text"]
     request["n"] = 3
