@@ -35,8 +35,8 @@ def tool(name):
     return str(BIN / name)
 
 
-def run(*command, timeout=900, env=None):
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout,
+def run(*command, timeout=900, env=None, cwd=None):
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, cwd=cwd,
                             env={**os.environ, **(env or {})})
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     return result.stdout
@@ -55,11 +55,11 @@ def test_lm_eval_scores(server, tmp_path):
     server.expect_idle()
 
 
-def test_schemathesis_finds_no_server_error(start):
+def test_schemathesis_finds_no_server_error(start, tmp_path):
     # A short context, so that no example runs for long.
     server = start("--max-model-len", 64)
     run(tool("schemathesis"), "run", server.url + "/openapi.json", "--checks", "not_a_server_error", "-n", 20,
-        "--request-timeout", 120)
+        "--request-timeout", 120, cwd=tmp_path)
     server.expect_idle()
 
 
