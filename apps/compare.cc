@@ -98,12 +98,16 @@ Row Comparison::answer(const KvConfig& config, const std::vector<TokenId>& promp
 }
 
 void Comparison::measure_quality(std::vector<Row>& rows) const {
-  const std::vector<TokenId> tokens = session_.model->tokenizer->encode(read_text_file(options_.text), false, false);
+  const std::vector<TokenId> tokens = session_.model->tokenizer->encode(read_text_file(options_.text), true, false);
   Progress progress("perplexity");
   const auto update = [&progress](double part) { progress.update(part); };
-  const std::vector<PerplexityResult> results = measure_perplexity(
-      *session_.backend, *session_.decoder, tokens,
-      {.kv = configs_, .context = options_.context, .n_chunks = options_.n_chunks, .progress = update});
+  const std::vector<PerplexityResult> results =
+      measure_perplexity(*session_.backend, *session_.decoder, tokens,
+                         {.kv = configs_,
+                          .context = options_.context,
+                          .n_chunks = options_.n_chunks,
+                          .first_token = session_.model->tokenizer->begin_of_text(),
+                          .progress = update});
   for (size_t i = 0; i < rows.size(); ++i) rows[i].perplexity = results[i].perplexity;
 }
 

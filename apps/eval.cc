@@ -29,7 +29,8 @@ void PerplexityCommand::run() {
   json.check();
   const std::string content = read_text_file(text);
   const Session session = model.load(options.kv);
-  const std::vector<TokenId> tokens = session.model->tokenizer->encode(content, false, false);
+  const std::vector<TokenId> tokens = session.model->tokenizer->encode(content, true, false);
+  options.first_token = session.model->tokenizer->begin_of_text();
   std::vector<PerplexityResult> results;
   {
     Progress progress("perplexity");

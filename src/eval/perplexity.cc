@@ -57,7 +57,10 @@ class Evaluation {
   void run_step(Lane& lane, const DecoderStep& step, std::span<const TokenId> targets);
   void score(Lane& lane, const TensorView<const float, 2>& logits, std::span<const TokenId> targets);
   PerplexityResult result(const Lane& lane) const;
-  TokenId token(int64_t chunk, int64_t position) const { return tokens_[chunk * options_->context + position]; }
+  TokenId token(int64_t chunk, int64_t position) const {
+    const TokenId token = tokens_[chunk * options_->context + position];
+    return position == 0 ? options_->first_token.value_or(token) : token;
+  }
 
   Decoder* decoder_;
   std::span<const TokenId> tokens_;

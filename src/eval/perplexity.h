@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,8 +20,9 @@ struct PerplexityOptions {
   std::vector<KvConfig> kv{};  // at least one
   int64_t context = 2048;      // tokens of a chunk, each a sequence of its own
   int64_t first_chunk = 0;
-  int64_t n_chunks = 0;  // 0: all that follow
-  int batch = 8;         // chunks that run side by side; changes the speed, not the result
+  int64_t n_chunks = 0;                  // 0: all that follow
+  std::optional<TokenId> first_token{};  // stands in for that of every chunk: the BOS of a model that wants one
+  int batch = 8;                         // chunks that run side by side; changes the speed, not the result
   ProgressCallback progress{};
 };
 

@@ -76,6 +76,16 @@ TEST_F(PerplexityTest, ChunksAreChosen) {
   EXPECT_NEAR(second[0].nll_per_token, nll_of_chunk(std::span(tokens).subspan(48, 48)) / 23, 1e-5);
 }
 
+TEST_F(PerplexityTest, ATokenCanBeginEveryChunk) {
+  const auto results = measure({.kv = {parse_kv_config("f16")}, .context = 48, .first_token = 7});
+  double nll = 0;
+  for (size_t chunk = 0; chunk < 4; ++chunk) {
+    tokens[48 * chunk] = 7;
+    nll += nll_of_chunk(std::span(tokens).subspan(48 * chunk, 48));
+  }
+  EXPECT_NEAR(results[0].nll_per_token, nll / (4 * 23), 1e-5);
+}
+
 TEST_F(PerplexityTest, TellsItsProgress) {
   double last = 0;
   const auto progress = [&last](double part) {

@@ -3,8 +3,8 @@
 #include <optional>
 
 #include "core/quoted.h"
+#include "io/json_field.h"
 #include "io/mapped_file.h"
-#include "io/parse_json.h"
 
 namespace kivi {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "core/quoted.h"
 #include "io/byte_reader.h"
-#include "io/parse_json.h"
+#include "io/json_field.h"
 
 // A file: the length of the header, 64 bits; the header, a JSON object that describes every tensor; then the tensors'
 // data, one after the other without a gap.

@@ -4,8 +4,8 @@
 #include <charconv>
 #include <filesystem>
 
+#include "io/json_field.h"
 #include "io/mapped_file.h"
-#include "model/json_field.h"
 #include "model/sentencepiece_model.h"
 #include "model/tokenizer_json.h"
 
@@ -17,10 +17,7 @@ class JsonFile {
  public:
   JsonFile(const std::string& folder, const char* name) : path_(folder + "/" + name) {
     if (!std::filesystem::exists(path_)) return;
-    const MappedFile file(path_);
-    const auto* bytes = reinterpret_cast<const char*>(file.bytes().data());
-    value_ = nlohmann::json::parse(bytes, bytes + file.bytes().size(), nullptr, false);
-    if (value_.is_discarded()) fail(ErrorCode::kCorrupt, "{}: is no JSON; fetch it again", path_);
+    value_ = parse_json_object(MappedFile(path_).bytes(), path_);
   }
 
   JsonField root() const { return {value_, path_}; }

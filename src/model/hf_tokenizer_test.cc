@@ -149,9 +149,9 @@ TEST(HfTokenizer, RefusesWhatIsMissing) {
   Folder folder;
   expect_error(folder, ErrorCode::kNotFound, ": has neither tokenizer.json nor tokenizer.model; fetch one of them");
   folder.write("tokenizer.json", "{\"model\":");
-  expect_error(folder, ErrorCode::kCorrupt, "/tokenizer.json: is no JSON; fetch it again");
+  expect_error(folder, ErrorCode::kCorrupt, "/tokenizer.json: is not JSON from byte 9 on; fetch the file again");
   folder.write("tokenizer.json", "[]");
-  expect_error(folder, ErrorCode::kCorrupt, "/tokenizer.json: is array, must be an object");
+  expect_error(folder, ErrorCode::kCorrupt, "/tokenizer.json: is JSON, but not an object; fetch the file again");
   folder.write("tokenizer.json", "{}");
   expect_error(folder, ErrorCode::kCorrupt, "/tokenizer.json: 'model.vocab' is missing, must be an object");
 }

@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "model/json_field.h"
+#include "io/json_field.h"
 #include "text/tokenizer_spec.h"
 
 namespace kivi {

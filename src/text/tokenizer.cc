@@ -264,6 +264,11 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool show_special) c
   return text;
 }
 
+std::optional<TokenId> Tokenizer::begin_of_text() const {
+  const std::vector<TokenId> ids = encode("", true, false);
+  return ids.empty() ? std::nullopt : std::optional(ids[0]);
+}
+
 std::unique_ptr<Tokenizer> make_tokenizer(TokenizerSpec spec) {
   make_turn_tokens_control(spec);
   return std::make_unique<PipelineTokenizer>(std::move(spec));

@@ -39,6 +39,8 @@ class Tokenizer {
   virtual int32_t vocab_size() const = 0;
   virtual std::optional<TokenId> find(std::string_view token) const = 0;  // a token by its exact text
   virtual std::optional<TokenId> bos() const = 0;
+  // What encode() puts first with add_bos: the BOS id of a model that wants one.
+  std::optional<TokenId> begin_of_text() const;
   virtual std::optional<TokenId> eos() const = 0;
   // Whether a control token takes the white space that is behind it in the text (Phi-3).
   virtual bool takes_space_after(TokenId /*id*/) const { return false; }

@@ -95,10 +95,12 @@ TEST(Tokenizer, BosGoesFirstIfTheModelWantsOne) {
   TokenizerSpec spec = golden::tiny_spec("smollm");
   spec.bos = static_cast<TokenId>(spec.tokens.size()) - 1;
   EXPECT_EQ(make_tokenizer(spec)->encode("", true, false), Ids{});
+  EXPECT_EQ(make_tokenizer(spec)->begin_of_text(), std::nullopt);
   spec.add_bos = true;
   const auto tokenizer = make_tokenizer(spec);
   EXPECT_EQ(tokenizer->encode("", true, false), (Ids{*spec.bos}));
   EXPECT_EQ(tokenizer->encode("", false, false), Ids{});
+  EXPECT_EQ(tokenizer->begin_of_text(), spec.bos);
 }
 
 TEST(Tokenizer, EndIdsAreEosAndEndTokens) {

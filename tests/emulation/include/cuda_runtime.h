@@ -169,6 +169,9 @@ inline float __int_as_float(int x) {
 inline float __fdividef(float x, float y) {
   return x / y;
 }
+inline float normcdff(float x) {
+  return static_cast<float>(0.5 * std::erfc(-double{x} * 0.70710678118654752));
+}
 inline unsigned __float_as_uint(float x) {
   return std::bit_cast<unsigned>(x);
 }

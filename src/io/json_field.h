@@ -1,11 +1,14 @@
-// A value of a JSON file that knows where it stands, so that what is wrong with it can be said.
+// How JSON is read: the text of a file, and a value in it that knows where it stands, so that what is wrong with it can
+// be said.
 #pragma once
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -14,6 +17,22 @@
 #include "core/quoted.h"
 
 namespace kivi {
+
+// The text, which must be a JSON object. Throws Error{kCorrupt} that begins with `source`.
+inline nlohmann::json parse_json_object(std::span<const std::byte> text, const std::string& source) {
+  const auto* begin = reinterpret_cast<const char*>(text.data());
+  nlohmann::json json;
+  try {
+    json = nlohmann::json::parse(begin, begin + text.size());
+  } catch (const nlohmann::json::parse_error& error) {
+    fail(ErrorCode::kCorrupt, "{}: is not JSON from byte {} on; fetch the file again", source,
+         std::min(error.byte, text.size()));
+  } catch (const nlohmann::json::out_of_range&) {
+    fail(ErrorCode::kCorrupt, "{}: has a number that is too large; fetch the file again", source);
+  }
+  if (!json.is_object()) fail(ErrorCode::kCorrupt, "{}: is JSON, but not an object; fetch the file again", source);
+  return json;
+}
 
 class JsonField {
  public:
