@@ -15,4 +15,9 @@ inline void check(cudaError_t error, std::string_view operation) {
   if (error != cudaSuccess) fail_cuda(error, operation);
 }
 
+// After every launch.
+inline void check_launch(std::string_view kernel) {
+  check(cudaGetLastError(), kernel);
+}
+
 }  // namespace kivi::cuda

@@ -33,14 +33,6 @@ __device__ __forceinline__ uint2 load_shared_8(uint32_t address) {
   return d;
 }
 
-// What a kernel that is launched early begins with: the next one may take its place, too, and all that came before this
-// one is done and seen.
-__device__ __forceinline__ void begin_early() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // ---- Asynchronous copies from global to shared memory ----
 
 // 16 bytes, both sides aligned to 16. Where not `valid` nothing is read and zeros are written.

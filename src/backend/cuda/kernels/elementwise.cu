@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "backend/cuda/device/launch.cuh"
-#include "backend/cuda/device/ptx.cuh"
 #include "backend/cuda/kernels/elementwise.h"
 #include "backend/cuda/kernels/vector.cuh"
 #include "backend/cuda/weight.h"
@@ -29,7 +28,6 @@ struct Rows {
 
 template <int Width, typename Operation>
 __global__ void __launch_bounds__(kThreads) for_each_element(Operation operation, int64_t n_columns) {
-  begin_early();
   const int64_t column = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * Width;
   if (column < n_columns) operation.template run<Width>(blockIdx.x, column);
 }
@@ -46,7 +44,7 @@ void run_for_each(const Operation& operation, std::initializer_list<AnyView> vie
   const dim3 grid(static_cast<unsigned>(n_rows),
                   static_cast<unsigned>((n_columns + block_columns - 1) / block_columns));
   const auto kernel = wide ? for_each_element<Wide, Operation> : for_each_element<1, Operation>;
-  launch<Start::kEarly>(what, kernel, grid, kThreads, 0, stream, operation, n_columns);
+  launch(what, kernel, grid, kThreads, 0, stream, operation, n_columns);
 }
 
 // ---- Rows of a table ----
@@ -210,7 +208,6 @@ template <int Width, RopePairing Pairing, typename T>
 __global__ void __launch_bounds__(kThreads)
     rotate(T* x, int64_t row_stride, int64_t head_stride, int n_heads, const int32_t* positions,
            const float* inverse_frequency, float scale, int n_pairs) {
-  begin_early();
   T* token = x + blockIdx.x * row_stride;
   const auto position = static_cast<float>(positions[blockIdx.x]);
   for (int pair = threadIdx.x * Width; pair < n_pairs; pair += blockDim.x * Width) {
@@ -242,10 +239,10 @@ void launch_rotate(const RopeArgs& args, cudaStream_t stream) {
   const auto n_pairs = static_cast<int>(args.inverse_frequency.shape[0]);
   const int threads_x = std::min((n_pairs + Width - 1) / Width, kThreads);
   const int threads_y = std::min(kThreads / threads_x, n_heads);
-  launch<Start::kEarly>("rope", rotate<Width, Pairing, T>, static_cast<unsigned>(args.x.shape[0]),
-                        dim3(threads_x, threads_y), 0, stream, static_cast<T*>(args.x.data), args.x.stride[0],
-                        args.x.stride[1], n_heads, static_cast<const int32_t*>(args.positions.data),
-                        static_cast<const float*>(args.inverse_frequency.data), args.scale, n_pairs);
+  launch("rope", rotate<Width, Pairing, T>, static_cast<unsigned>(args.x.shape[0]), dim3(threads_x, threads_y), 0,
+         stream, static_cast<T*>(args.x.data), args.x.stride[0], args.x.stride[1], n_heads,
+         static_cast<const int32_t*>(args.positions.data), static_cast<const float*>(args.inverse_frequency.data),
+         args.scale, n_pairs);
 }
 
 template <RopePairing Pairing, typename T>

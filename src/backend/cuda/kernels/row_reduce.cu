@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "backend/cuda/device/launch.cuh"
-#include "backend/cuda/device/ptx.cuh"
 #include "backend/cuda/kernels/row_reduce.h"
 #include "backend/cuda/kernels/vector.cuh"
 #include "backend/norm_args.h"
@@ -48,7 +47,6 @@ struct NormRows {
 // Grid: (token, head). Accumulates into the f32 residual stream if asked to.
 template <int Width, NormKind Kind, bool Accumulate, typename From, typename To>
 __global__ void __launch_bounds__(kMostThreads) normalise(NormRows<From, To> rows) {
-  begin_early();
   const From* x = rows.x + blockIdx.x * rows.x_stride + blockIdx.y * rows.x_head_stride;
   To* out = rows.out + blockIdx.x * rows.out_stride + blockIdx.y * rows.out_head_stride;
   const float* weight = rows.weight + blockIdx.y * rows.weight_stride;
@@ -142,10 +140,10 @@ void launch_norm(const NormArgs& args, cudaStream_t stream) {
   };
   constexpr int kThreads = 512;  // of a row, half the threads of a multiprocessor's limit: two rows at a time
   const dim3 grid(static_cast<unsigned>(args.x.shape[0]), static_cast<unsigned>(args.x.shape[1]));
-  launch<Start::kEarly>("norm",
-                        args.kind == NormKind::kRms ? kernel.template operator()<NormKind::kRms>()
-                                                    : kernel.template operator()<NormKind::kLayer>(),
-                        grid, threads_for(args.x.shape[2], wide ? kWide : 1, kThreads), 0, stream, rows);
+  launch("norm",
+         args.kind == NormKind::kRms ? kernel.template operator()<NormKind::kRms>()
+                                     : kernel.template operator()<NormKind::kLayer>(),
+         grid, threads_for(args.x.shape[2], wide ? kWide : 1, kThreads), 0, stream, rows);
 }
 
 }  // namespace

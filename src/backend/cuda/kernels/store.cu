@@ -171,7 +171,6 @@ __device__ void flush_keys(const StoreProblem& problem, int block) {
 
 template <typename T>
 __global__ __launch_bounds__(kStoreThreads, 8) void store_kv_kernel(const __grid_constant__ StoreProblem problem) {
-  begin_early();
   auto x = static_cast<int>(blockIdx.x);
   if (x < problem.flush_blocks) return flush_keys<T>(problem, x);
   x -= problem.flush_blocks;
@@ -326,7 +325,7 @@ void store_kv(const StoreKvArgs& args, cudaStream_t stream) {
   const auto n_blocks =
       static_cast<unsigned>(problem.flush_blocks + problem.token_blocks + 2 * problem.edge_blocks + bulk_blocks);
   const auto kernel = args.cache.window_dtype == DType::kF16 ? store_kv_kernel<Half> : store_kv_kernel<BFloat16>;
-  launch<Start::kEarly>("store_kv", kernel, n_blocks, kStoreThreads, pack_bytes(layout.head_dim), stream, problem);
+  launch("store_kv", kernel, n_blocks, kStoreThreads, pack_bytes(layout.head_dim), stream, problem);
 }
 
 }  // namespace kivi::cuda

@@ -3,20 +3,17 @@
 
 #include <cuda_runtime.h>
 
-#include <cstdint>
 #include <string_view>
 
 #include "backend/cuda/device/check.h"
 
 namespace kivi::cuda {
 
-enum class Start : uint8_t { kAfterFormer, kEarly };
-
-template <Start kStart = Start::kAfterFormer, typename... Parameters, typename... Args>
+template <typename... Parameters, typename... Args>
 void launch(std::string_view name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
             cudaStream_t stream, const Args&... args) {
   emulation::launch(stream, {grid, block, shared_bytes}, [=] { kernel(args...); });
-  check(cudaGetLastError(), name);
+  check_launch(name);
 }
 
 }  // namespace kivi::cuda

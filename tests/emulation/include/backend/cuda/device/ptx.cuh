@@ -152,7 +152,6 @@ inline uint32_t multiply_halves(uint32_t a, uint32_t b) {
   return pack_pair<Half>(product(0), product(1));
 }
 
-inline void begin_early() {}
 inline float exp2_approx(float x) {
   const float y = std::exp2(x);
   return y < std::numeric_limits<float>::min() ? 0.0F : y;
