@@ -55,7 +55,8 @@ void add_samples_option(CLI::App& app, int& n_samples) {
 }
 
 void ModelOptions::add_to(CLI::App& app) {
-  path_option_ = app.add_option("-m,--model", path, "Model file (GGUF)")->required()->type_name("MODEL");
+  path_option_ =
+      app.add_option("-m,--model", path, "GGUF file, or Hugging Face folder")->required()->type_name("MODEL");
   add_device_options(app, backend);
 }
 

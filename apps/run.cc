@@ -215,7 +215,8 @@ void add_run(CLI::App& app) {
   CLI::Option* chat = run->add_flag("--chat", options->chat, "Put the prompt into the chat format (default if known)");
   CLI::Option* raw = run->add_flag("--raw", options->raw, "Continue the prompt as it is; special tokens are read");
   raw->excludes(chat);
-  run->add_option("--chat-format", options->chat_format, "chatml, llama2, llama3 or mistral; default: the model's own")
+  run->add_option("--chat-format", options->chat_format,
+                  "chatml, llama2, llama3, mistral, gemma, phi3, falcon or qwen3; default: the model's own")
       ->excludes(raw)
       ->type_name("NAME");
   options->sampling.add_to(*run);

@@ -67,6 +67,10 @@ using Case = std::tuple<TestDevice, const char*>;
 
 class ModelFamilyTest : public testing::TestWithParam<Case> {
  protected:
+  void SetUp() override {
+    const int64_t head_dim = read_config(golden_.open()).head_dim;
+    if (device().is_gpu() && head_dim < 64) GTEST_SKIP() << "a GPU has no kernels for heads of " << head_dim;
+  }
   const TestDevice& device() const { return std::get<0>(GetParam()); }
   ModelRunner make_runner(std::string_view kv) const { return {golden_.open(), device().make(), kv}; }
   ModelRunner make_reference(std::string_view kv) const {
@@ -105,8 +109,9 @@ TEST_P(ModelFamilyTest, EveryPresetRunsAsOnTheReference) {
     const KvCache& cache = runner.cache();
     EXPECT_GT(cache.allocated_bytes(), 0);
     EXPECT_EQ(cache.memory().allocated_bytes(), cache.allocated_bytes());
-    const int64_t all_elements = std::ssize(tokens) * cache.shape().elements_per_token();
-    EXPECT_EQ(cache.memory().elements<all_elements, cache.shape().sliding_window> 0) << "what slid out is dropped";
+    const bool dropped = cache.memory().elements < std::ssize(tokens) * cache.shape().elements_per_token();
+    const bool slides = cache.shape().sliding_window > 0;
+    EXPECT_EQ(dropped, slides) << "what slid out is dropped";
   }
 }
 
