@@ -31,9 +31,9 @@ TEST(StepBench, TimesEveryOperationOfAStep) {
     ASSERT_EQ(results.size(), 2U);
     for (const StepResult& r : results) {
       // Two layers of four products, and the head.
-      const std::map<std::string, int64_t> calls = {{"argmax", 1},   {"attend", 2},   {"embed", 1},
-                                                    {"gate", 2},     {"linear", 9},   {"rope", 2},
-                                                    {"norm", 5}, {"store_kv", 2}, {"plan_attend", 1}};
+      const std::map<std::string, int64_t> calls = {{"argmax", 1}, {"attend", 2},   {"embed", 1},
+                                                    {"gate", 2},   {"linear", 9},   {"rope", 2},
+                                                    {"norm", 5},   {"store_kv", 2}, {"plan_attend", 1}};
       EXPECT_EQ(calls_of(r), calls) << r.kv;
       EXPECT_EQ(r.n_launches, 25);
       EXPECT_NEAR(static_cast<double>(r.tokens), 60, 8);
