@@ -17,4 +17,8 @@ std::optional<std::string> force_isa() {
   return read("KIVI_FORCE_ISA");
 }
 
+std::optional<std::string> api_key() {
+  return read("KIVI_API_KEY");
+}
+
 }  // namespace kivi::environment

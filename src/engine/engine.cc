@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
+#include <ranges>
 #include <utility>
 
 namespace kivi {
@@ -25,6 +27,32 @@ KvCapacity bounded(Backend& backend, Decoder& decoder, const EngineOptions& opti
   }
   capacity.memory_bytes = static_cast<int64_t>(n_left);
   return capacity;
+}
+
+double seconds_between(Sequence::Clock::time_point begin, Sequence::Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+// The stop tokens, as long as the output is too short to end.
+std::span<const TokenId> banned(const Sequence& sequence) {
+  const Request& request = sequence.request;
+  return sequence.n_output() < request.min_new_tokens ? std::span(request.stop_ids) : std::span<const TokenId>();
+}
+
+bool needs_logits(const Sequence& sequence) {
+  return !sequence.request.sampling.is_argmax() || sequence.request.n_logprobs || !banned(sequence).empty();
+}
+
+// Rows of the sequence's step, from 0, that predict tokens of its prompt which are to be scored.
+auto rows_to_score(const Sequence& sequence) {
+  const int64_t begin = sequence.request.scores_prompt ? sequence.n_scored - 1 - sequence.n_cached : 0;
+  const int64_t end = std::min(sequence.n_step, sequence.n_prompt() - 1 - sequence.n_cached);
+  return std::views::iota(begin, sequence.request.scores_prompt ? std::max(begin, end) : begin);
+}
+
+std::span<const float> row_of(const DecoderOutput& output, int64_t row) {
+  const TensorView<const float, 1> logits = output.logits[row];
+  return {logits.data, static_cast<size_t>(logits.size())};
 }
 
 }  // namespace
@@ -61,6 +89,9 @@ RequestId Engine::submit(Request request) {
 
 void Engine::check(const Request& request) const {
   request.sampling.validate();
+  if (request.scores_prompt && !request.n_logprobs) {
+    fail(ErrorCode::kInvalidArgument, "scores of the prompt without n_logprobs: set it, to 0 for the tokens alone");
+  }
   const auto n_prompt = static_cast<int64_t>(request.prompt.size());
   const int64_t context = cache_.capacity().max_tokens;
   if (n_prompt == 0) fail(ErrorCode::kInvalidArgument, "empty prompt: give at least one token");
@@ -80,12 +111,19 @@ void Engine::check(const Request& request) const {
          "--memory-fraction or --kv-memory",
          n_most, cache_.capacity_bytes());
   }
+  check_tokens(request);
+}
+
+void Engine::check_tokens(const Request& request) const {
   const int64_t vocabulary = decoder_->config().vocab_size;
-  for (const TokenId id : request.prompt) {
+  const auto check = [vocabulary](TokenId id, const char* where) {
     if (id < 0 || id >= vocabulary) {
-      fail(ErrorCode::kInvalidArgument, "token {} in the prompt: must be 0 to {}", id, vocabulary - 1);
+      fail(ErrorCode::kInvalidArgument, "token {} {}: must be 0 to {}", id, where, vocabulary - 1);
     }
-  }
+  };
+  for (const TokenId id : request.prompt) check(id, "in the prompt");
+  for (const TokenId id : request.stop_ids) check(id, "that stops");
+  for (const auto& [id, bias] : request.sampling.logit_bias) check(id, "with a logit bias");
 }
 
 void Engine::cancel(RequestId id) {
@@ -99,6 +137,8 @@ std::vector<Event> Engine::step() {
     if (!step.empty()) run(step);
   } catch (const Error& error) {
     fail_running(error);
+  } catch (const std::bad_alloc&) {
+    fail_running(Error(ErrorCode::kOutOfMemory, "the host has no memory for the step; run fewer or shorter requests"));
   }
   return std::exchange(events_, {});
 }
@@ -123,7 +163,7 @@ void Engine::run(std::span<Sequence* const> step) {
   size_t n_taken = 0;
   for (Sequence* sequence : step) {
     sequence->n_cached += sequence->n_step;
-    if (sequence->n_new() == 0) take(*sequence, chosen_[n_taken++]);
+    if (sequence->n_new() == 0) take(*sequence, std::move(chosen_[n_taken++]));
   }
 }
 
@@ -133,10 +173,12 @@ void Engine::collect(std::span<Sequence* const> step) {
   logit_rows_.clear();
   argmax_rows_.clear();
   for (const Sequence* sequence : step) {
+    const auto first_row = static_cast<int32_t>(tokens_.size());
     const auto first = sequence->tokens.begin() + sequence->n_cached;
     tokens_.insert(tokens_.end(), first, first + sequence->n_step);
-    if (sequence->n_step < sequence->n_new()) continue;
-    auto& rows = sequence->request.sampling.is_argmax() ? argmax_rows_ : logit_rows_;
+    for (const int64_t row : rows_to_score(*sequence)) logit_rows_.push_back(first_row + static_cast<int32_t>(row));
+    if (!sequence->completes()) continue;
+    auto& rows = needs_logits(*sequence) ? logit_rows_ : argmax_rows_;
     rows.push_back(static_cast<int32_t>(tokens_.size()) - 1);
   }
 }
@@ -146,13 +188,29 @@ void Engine::choose(std::span<Sequence* const> step, const DecoderOutput& output
   int64_t n_logits = 0;
   size_t n_argmax = 0;
   for (Sequence* sequence : step) {
-    if (sequence->n_step < sequence->n_new()) continue;
-    if (sequence->request.sampling.is_argmax()) {
-      chosen_.push_back(output.argmax[n_argmax++]);
-    } else {
-      const TensorView<const float, 1> row = output.logits[n_logits++];
-      chosen_.push_back(sequence->sampler.sample({row.data, static_cast<size_t>(row.size())}));
+    tell_scores(*sequence, output, n_logits);
+    if (!sequence->completes()) continue;
+    if (!needs_logits(*sequence)) {
+      chosen_.push_back({output.argmax[n_argmax++]});
+      continue;
     }
+    const std::span<const float> logits = row_of(output, n_logits++);
+    const Request& request = sequence->request;
+    Choice choice{sequence->sampler.sample(logits, banned(*sequence))};
+    if (request.n_logprobs) choice.score = score_token(logits, choice.token, *request.n_logprobs);
+    chosen_.push_back(std::move(choice));
+  }
+}
+
+// Those of the prompt's tokens that follow the rows of this step. A sequence that is computed again tells nothing
+// twice.
+void Engine::tell_scores(Sequence& sequence, const DecoderOutput& output, int64_t& row) {
+  const auto rows = rows_to_score(sequence);
+  if (rows.empty()) return;
+  Event& event = add_event(sequence.id);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const TokenId token = sequence.request.prompt[static_cast<size_t>(sequence.n_scored++)];
+    event.prompt_scores.push_back(score_token(row_of(output, row++), token, *sequence.request.n_logprobs));
   }
 }
 
@@ -171,14 +229,18 @@ void Engine::count(std::span<Sequence* const> step, double seconds) {
   stats_.max_running = std::max(stats_.max_running, std::ssize(step));
 }
 
-void Engine::take(Sequence& sequence, TokenId token) {
+void Engine::take(Sequence& sequence, Choice choice) {
   const Request& request = sequence.request;
-  if (std::find(request.stop_ids.begin(), request.stop_ids.end(), token) != request.stop_ids.end()) {
+  if (std::ranges::find(request.stop_ids, choice.token) != request.stop_ids.end()) {
     finish(sequence, FinishReason::kStop);
+    events_.back().finish->stop_id = choice.token;
+    events_.back().score = std::move(choice.score);
     return;
   }
-  sequence.tokens.push_back(token);
-  add_event(sequence.id).token = token;
+  sequence.tokens.push_back(choice.token);
+  Event& event = add_event(sequence.id);
+  event.token = choice.token;
+  event.score = std::move(choice.score);
   const bool at_limit = sequence.n_output() == request.max_new_tokens;
   const bool at_end = sequence.n_tokens() >= cache_.capacity().max_tokens;
   if (at_limit || at_end) finish(sequence, FinishReason::kLength);
@@ -189,6 +251,7 @@ void Engine::finish(Sequence& sequence, FinishReason reason, std::optional<Error
   Finish end{.reason = reason, .error = std::move(error)};
   end.n_prompt = ended->n_prompt();
   end.n_output = ended->n_output();
+  end.queue_seconds = seconds_between(ended->submitted, ended->started.value_or(Sequence::Clock::now()));
   if (ended->cache_id >= 0) end.kv = cache_.memory(ended->cache_id);
   add_event(ended->id).finish = std::move(end);
   scheduler_.leave_cache(*ended, ended->request.keep_cached && reason != FinishReason::kFailed);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -57,6 +58,8 @@ class Engine {
   // Backend and decoder must outlive the engine. Throws as KvCache does, and Error{kInvalidArgument} for options that
   // make no sense.
   Engine(Backend& backend, Decoder& decoder, const EngineOptions& options);
+  Engine(const Engine&) = delete;  // its scheduler points into it
+  Engine& operator=(const Engine&) = delete;
 
   // Prepares the device for steps of every size, so that the first requests do not wait for it.
   void warm_up() { decoder_->record_ahead(cache_); }
@@ -72,14 +75,23 @@ class Engine {
 
   EngineStats stats() const;
   const KvCache& cache() const { return cache_; }
+  int64_t n_running() const { return std::ssize(scheduler_.running()); }
+  int64_t n_waiting() const { return scheduler_.n_waiting(); }
 
  private:
+  struct Choice {
+    TokenId token = 0;
+    std::optional<ScoredToken> score{};
+  };
+
   void check(const Request& request) const;
+  void check_tokens(const Request& request) const;
   void run(std::span<Sequence* const> step);
   void collect(std::span<Sequence* const> step);
   void choose(std::span<Sequence* const> step, const DecoderOutput& output);
   void count(std::span<Sequence* const> step, double seconds);
-  void take(Sequence& sequence, TokenId token);
+  void tell_scores(Sequence& sequence, const DecoderOutput& output, int64_t& row);
+  void take(Sequence& sequence, Choice choice);
   void fail_running(const Error& error);
   void finish(Sequence& sequence, FinishReason reason, std::optional<Error> error = {});
   Event& add_event(RequestId id);
@@ -95,7 +107,7 @@ class Engine {
   std::vector<TokenId> tokens_;
   std::vector<int32_t> logit_rows_;
   std::vector<int32_t> argmax_rows_;
-  std::vector<TokenId> chosen_;  // of the sequences that have one
+  std::vector<Choice> chosen_;  // of the sequences that have one
 };
 
 }  // namespace kivi

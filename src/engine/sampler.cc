@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/error.h"
 
@@ -23,6 +24,7 @@ void SamplingParams::validate() const {
         "above 0; 1 is off");
   check(std::isfinite(presence_penalty), "presence penalty", presence_penalty, "a finite number; 0 is off");
   check(std::isfinite(frequency_penalty), "frequency penalty", frequency_penalty, "a finite number; 0 is off");
+  for (const auto& [id, bias] : logit_bias) check(std::isfinite(bias), "logit bias", double{bias}, "a finite number");
 }
 
 TokenId argmax(std::span<const float> logits) {
@@ -36,15 +38,21 @@ TokenId argmax(std::span<const float> logits) {
 Sampler::Sampler(const SamplingParams& params, std::span<const TokenId> prompt)
     : params_(params), random_(params.seed), prompt_(prompt.begin(), prompt.end()) {}
 
-TokenId Sampler::sample(std::span<const float> logits) {
-  if (params_.has_penalties()) {
-    penalised_.assign(logits.begin(), logits.end());
-    penalise(penalised_);
-    logits = penalised_;
+TokenId Sampler::sample(std::span<const float> logits, std::span<const TokenId> banned) {
+  if (params_.has_penalties() || !params_.logit_bias.empty() || !banned.empty()) {
+    adjusted_.assign(logits.begin(), logits.end());
+    adjust(adjusted_, banned);
+    logits = adjusted_;
   }
   const TokenId id = params_.temperature == 0 ? argmax(logits) : draw(logits);
   ++output_[id];
   return id;
+}
+
+void Sampler::adjust(std::span<float> logits, std::span<const TokenId> banned) const {
+  for (const auto& [id, bias] : params_.logit_bias) logits[static_cast<size_t>(id)] += bias;
+  if (params_.has_penalties()) penalise(logits);
+  for (const TokenId id : banned) logits[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
 }
 
 void Sampler::penalise(std::span<float> logits) const {

@@ -7,6 +7,7 @@
 #include <span>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "text/tokenizer.h"
@@ -22,10 +23,11 @@ struct SamplingParams {
   double repetition_penalty = 1.0;  // > 0; divides (multiplies, if negative) logits of tokens in prompt or output
   double presence_penalty = 0.0;    // subtracted once for a token in the output
   double frequency_penalty = 0.0;   // subtracted for each time a token is in the output
+  std::vector<std::pair<TokenId, float>> logit_bias{};  // added to logits, before anything else
   uint64_t seed = 0;
 
   // Whether the next token is the argmax of the logits, whatever was before.
-  bool is_argmax() const { return temperature == 0 && !has_penalties(); }
+  bool is_argmax() const { return temperature == 0 && !has_penalties() && logit_bias.empty(); }
   bool has_penalties() const { return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0; }
 
   // Throws Error{kInvalidArgument} naming the field.
@@ -38,8 +40,9 @@ class Sampler {
  public:
   Sampler(const SamplingParams& params, std::span<const TokenId> prompt);
 
-  // The next token given logits [vocabulary]; it counts as output from now on. NaN counts as impossible.
-  TokenId sample(std::span<const float> logits);
+  // The next token given logits [vocabulary], none of the banned ones; it counts as output from now on. NaN counts as
+  // impossible.
+  TokenId sample(std::span<const float> logits, std::span<const TokenId> banned = {});
 
  private:
   struct Candidate {
@@ -48,6 +51,7 @@ class Sampler {
   };
   static bool less_likely(const Candidate& a, const Candidate& b);
 
+  void adjust(std::span<float> logits, std::span<const TokenId> banned) const;
   void penalise(std::span<float> logits) const;
   void keep_top_k();
   void keep_top_p();
@@ -57,7 +61,7 @@ class Sampler {
   std::mt19937_64 random_;
   std::unordered_set<TokenId> prompt_;
   std::unordered_map<TokenId, int64_t> output_;  // how often
-  std::vector<float> penalised_;
+  std::vector<float> adjusted_;
   std::vector<Candidate> candidates_;
 };
 

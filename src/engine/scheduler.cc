@@ -13,13 +13,21 @@ std::span<Sequence* const> Scheduler::schedule() {
   return step_;
 }
 
+// What the step takes of n_new tokens of a sequence; false if it has to wait.
+bool Scheduler::take_tokens(Sequence& sequence, int64_t n_new, int64_t& n_left) const {
+  const int64_t n = std::min(n_new, options_.max_step_tokens);
+  if (n > n_left) return false;
+  sequence.n_step = n;
+  n_left -= n;
+  return true;
+}
+
 void Scheduler::continue_running(int64_t& n_left) {
   step_.clear();
   for (const auto& sequence : running_) {
+    sequence->n_step = 1;
     const bool decodes = sequence->n_new() == 1;
-    sequence->n_step = decodes ? 1 : std::min(sequence->n_new(), n_left);
-    if (!decodes) n_left -= sequence->n_step;
-    if (sequence->n_step > 0) step_.push_back(sequence.get());
+    if (decodes || take_tokens(*sequence, sequence->n_new(), n_left)) step_.push_back(sequence.get());
   }
 }
 
@@ -32,7 +40,7 @@ void Scheduler::admit(int64_t& n_left) {
     const auto kept = find_kept(next);
     const int64_t n_known = options_.skip_prompts ? next.n_tokens() - 1 : 0;
     const int64_t n_new = next.n_tokens() - (kept == kept_.end() ? n_known : std::ssize(kept->tokens));
-    if (n_left == 0 || (n_new > n_left && n_new <= options_.max_step_tokens)) return;
+    if (std::min(n_new, options_.max_step_tokens) > n_left) return;
     if (kept != kept_.end()) {
       next.cache_id = kept->cache_id;
       next.n_cached = std::ssize(kept->tokens);
@@ -41,8 +49,8 @@ void Scheduler::admit(int64_t& n_left) {
     } else if (!enter_cache(next)) {
       return;
     }
-    next.n_step = std::min(next.n_new(), n_left);
-    n_left -= next.n_step;
+    take_tokens(next, next.n_new(), n_left);
+    if (!next.started) next.started = Sequence::Clock::now();
     next.place = running_.size();
     step_.push_back(&next);
     running_.push_back(std::move(waiting_.front()));
@@ -94,7 +102,7 @@ bool Scheduler::take_as_read(Sequence& sequence) {
 
 Scheduler::KeptList::iterator Scheduler::find_kept(const Sequence& sequence) {
   return std::ranges::find_if(kept_, [&](const Kept& kept) {
-    return kept.tokens.size() < sequence.tokens.size() &&
+    return !sequence.request.scores_prompt && kept.tokens.size() < sequence.tokens.size() &&
            std::equal(kept.tokens.begin(), kept.tokens.end(), sequence.tokens.begin());
   });
 }

@@ -3,9 +3,11 @@
 // the youngest sequence gives up its pages and is computed again later.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -17,6 +19,8 @@ namespace kivi {
 
 // A request on its way.
 struct Sequence {
+  using Clock = std::chrono::steady_clock;
+
   RequestId id = 0;
   Request request;
   Sampler sampler;
@@ -25,6 +29,9 @@ struct Sequence {
   int64_t n_cached = 0;         // tokens in the cache
   int64_t n_step = 0;           // tokens of the next step: those that are not cached, or a chunk of them
   size_t place = 0;             // among those that run
+  int64_t n_scored = 1;         // tokens of the prompt whose scores have been told; the first one has none
+  Clock::time_point submitted = Clock::now();
+  std::optional<Clock::time_point> started{};  // when it first ran
 
   Sequence(RequestId id_, Request request_)
       : id(id_), request(std::move(request_)), sampler(request.sampling, request.prompt), tokens(request.prompt) {}
@@ -33,6 +40,7 @@ struct Sequence {
   int64_t n_prompt() const { return static_cast<int64_t>(request.prompt.size()); }
   int64_t n_output() const { return n_tokens() - n_prompt(); }
   int64_t n_new() const { return n_tokens() - n_cached; }
+  bool completes() const { return n_step == n_new(); }  // the next step ends with a new token
 };
 
 struct SchedulerOptions {
@@ -49,11 +57,12 @@ class Scheduler {
   void add(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
   bool idle() const { return waiting_.empty() && running_.empty(); }
   std::span<const std::unique_ptr<Sequence>> running() const { return running_; }
+  int64_t n_waiting() const { return std::ssize(waiting_); }
   int64_t n_preemptions() const { return n_preemptions_; }
 
   // Chooses the sequences of the next step and reserves their pages in the cache. A prompt of up to max_step_tokens is
-  // one whole step's or waits; a longer one runs in chunks. Throws Error{kOutOfMemory} if the only one that runs has no
-  // room. Valid until the next call.
+  // one whole step's or waits; a longer one runs in chunks of that, whatever else there is, so that its tokens depend
+  // on nothing else. Throws Error{kOutOfMemory} if the only one that runs has no room. Valid until the next call.
   std::span<Sequence* const> schedule();
   // A sequence, running or waiting; null if there is none of that id.
   Sequence* find(RequestId id) const;
@@ -69,6 +78,7 @@ class Scheduler {
   };
   using KeptList = std::deque<Kept>;
 
+  bool take_tokens(Sequence& sequence, int64_t n_new, int64_t& n_left) const;
   void continue_running(int64_t& n_left);
   void admit(int64_t& n_left);
   bool enter_cache(Sequence& sequence);

@@ -7,7 +7,7 @@
 
 #include "cache/kv_cache.h"
 #include "core/parallel.h"
-#include "eval/token_score.h"
+#include "engine/token_score.h"
 
 namespace kivi {
 namespace {

@@ -22,7 +22,8 @@ bool Activations::reserve(Backend& backend, const ModelConfig& c, int64_t rows, 
   qkv = Tensor(backend, act, {rows, (c.n_heads + 2 * c.n_kv_heads) * c.head_dim});
   if (act != stored) kv16 = Tensor(backend, stored, {rows, 2 * c.n_kv_heads * c.head_dim});
   attended = Tensor(backend, act, {rows, c.n_heads * c.head_dim});
-  up = Tensor(backend, act, {std::min(rows, kMlpRows), (c.has_gate ? 2 : 1) * c.ffn_size});
+  n_mlp_rows = std::min(rows, act == DType::kF32 ? kMlpRows : kMlpRowsOfGpu);
+  up = Tensor(backend, act, {n_mlp_rows, (c.has_gate ? 2 : 1) * c.ffn_size});
   if (c.has_post_norms) branch = Tensor(backend, DType::kF32, {rows, c.hidden_size});
   best = Tensor(backend, DType::kI32, {rows});
   if (head_rows > 0) {

@@ -230,8 +230,8 @@ void Decoder::add_mlp(int layer, int64_t n) {
   const LayerWeights& w = weights_->layers[static_cast<size_t>(layer)];
   const Activations& a = activations_;
   const int64_t width = config().ffn_size;
-  for (int64_t begin = 0; begin < n; begin += Activations::kMlpRows) {
-    const int64_t rows = std::min(Activations::kMlpRows, n - begin);
+  for (int64_t begin = 0; begin < n; begin += activations_.n_mlp_rows) {
+    const int64_t rows = std::min(activations_.n_mlp_rows, n - begin);
     const AnyView both = a.up.rows(rows);
     const AnyView first = column_range(both, 0, width);
     backend_->linear({.x = row_range(a.normed.view(), begin, rows),

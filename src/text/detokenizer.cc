@@ -13,7 +13,7 @@ constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD
 }  // namespace
 
 std::string StreamDetokenizer::add(TokenId id) {
-  pending_ += tokenizer_->token_bytes(id);
+  pending_ += tokenizer_->token_bytes(id, show_special_);
   std::string text;
   std::string_view rest = pending_;
   if (is_first_ && !rest.empty()) {

@@ -10,7 +10,9 @@ namespace kivi {
 
 class StreamDetokenizer {
  public:
-  explicit StreamDetokenizer(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+  // Control tokens have no text unless show_special.
+  explicit StreamDetokenizer(const Tokenizer& tokenizer, bool show_special = false)
+      : tokenizer_(&tokenizer), show_special_(show_special) {}
 
   // The text that this token completes; may be empty. Bytes that can never become a character come out as U+FFFD.
   std::string add(TokenId id);
@@ -19,6 +21,7 @@ class StreamDetokenizer {
 
  private:
   const Tokenizer* tokenizer_;
+  bool show_special_;
   std::string pending_;
   bool is_first_ = true;  // nothing has been shown
 };

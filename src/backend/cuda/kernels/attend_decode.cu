@@ -107,7 +107,7 @@ struct DecodePlan {
     const int64_t unit_begin = workspace.line_begins[b] + unit * costs.before(begin.work, begin.work.n_steps);
     begin.first_warp = last_warp_from(unit_begin);
     begin.last_warp = last_warp_from(unit_begin + costs.before(begin.work, begin.work.n_steps - 1));
-    const StepTokens tokens(begin.work, begin.step);
+    const auto tokens = StepTokens::of<true>(begin.work, begin.step);
     for (int lane = 0; lane < kStepPages; ++lane) begin.pages[lane] = step_page(cache, b, tokens, lane);
     return begin;
   }
@@ -130,11 +130,12 @@ __global__ void __launch_bounds__(kPlanThreads) plan_decode(const __grid_constan
   }
 }
 
-const DecodeKernel& find_kernel(const format::PageLayout& layout) {
+// general: for a layer that slides, or caps its scores.
+const DecodeKernel& find_kernel(const format::PageLayout& layout, bool general) {
   for (const auto kernels : {decode_kernels_64(), decode_kernels_128(), decode_kernels_256()}) {
     for (const DecodeKernel& kernel : kernels) {
       if (kernel.head_dim != layout.head_dim || kernel.key_bits != layout.key_bits ||
-          kernel.value_bits != layout.value_bits) {
+          kernel.value_bits != layout.value_bits || (general && !kernel.is_general)) {
         continue;
       }
       const bool packed = kernel.key_bits > 0;
@@ -144,11 +145,13 @@ const DecodeKernel& find_kernel(const format::PageLayout& layout) {
       if (!packed || exact || any) return kernel;
     }
   }
-  fail(ErrorCode::kUnsupported,
-       "attention on a GPU: no kernel for head_dim {}, keys of {} bits, values of {} bits, groups of {} and {}; there "
-       "are head_dim 64, 128 and 256, both sides in 16 bits or each in 2 or 4, groups of 32, 64 and 128",
-       layout.head_dim, layout.key_bits == 0 ? 16 : layout.key_bits, layout.value_bits == 0 ? 16 : layout.value_bits,
-       layout.key_group, layout.value_group);
+  fail(
+      ErrorCode::kUnsupported,
+      "attention on a GPU{}: no kernel for head_dim {}, keys of {} bits, values of {} bits, groups of {} and {}; there "
+      "are head_dim 64, 128 and 256, both sides in 16 bits or each in 2 or 4{}, groups of 32, 64 and 128",
+      general ? ", with a sliding window or capped scores" : "", layout.head_dim,
+      layout.key_bits == 0 ? 16 : layout.key_bits, layout.value_bits == 0 ? 16 : layout.value_bits, layout.key_group,
+      layout.value_group, general ? " (both alike)" : "");
 }
 
 int32_t groups_per_kv(int64_t n_heads, int n_kv_heads) {
@@ -210,7 +213,7 @@ const DecodeLaunch& DecodeAttention::launch_of(const DecodeKernel& kernel) const
 }
 
 void DecodeAttention::plan(const PlanAttendArgs& args, cudaStream_t stream) {
-  const DecodeKernel& kernel = find_kernel(args.cache.layout);
+  const DecodeKernel& kernel = find_kernel(args.cache.layout, args.cache.sliding_window() > 0);
   const auto n_sequences = static_cast<int32_t>(args.seq_begin.shape[0] - 1);
   const int32_t units = args.cache.layout.n_kv_heads * groups_per_kv(args.n_heads, args.cache.layout.n_kv_heads);
   if (n_sequences > kMaxSequences || int64_t{n_sequences} * units > kMaxUnits) {
@@ -228,7 +231,7 @@ void DecodeAttention::plan(const PlanAttendArgs& args, cudaStream_t stream) {
 
 void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {
   const format::PageLayout& layout = args.cache.layout;
-  const DecodeKernel& kernel = find_kernel(layout);
+  const DecodeKernel& kernel = find_kernel(layout, args.cache.sliding_window() > 0 || args.score_cap > 0);
   const int64_t n_heads = args.q.shape[1];
   if (args.q.shape[2] != layout.head_dim || n_heads % layout.n_kv_heads != 0 || args.q.dtype != args.out.dtype ||
       args.new_keys.dtype != args.cache.window_dtype || args.q.stride[1] != layout.head_dim ||

@@ -81,22 +81,25 @@ __global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
   if constexpr (kIsCompiled<Config>) run_attend_decode<Config>(args);
 }
 
-template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup>
+template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup, bool kGeneral = false>
 DecodeKernel decode_kernel() {
   constexpr auto launcher = []<bool kWide>(std::bool_constant<kWide>) {
-    using Config = DecodeConfig<kHeadDim, kKeyBits, kValueBits, kGroup, kWide>;
+    using Config = DecodeConfig<kHeadDim, kKeyBits, kValueBits, kGroup, kGeneral, kWide>;
     return DecodeLaunch{Config::kWarps, [](const DecodeArgs& args, int n_blocks, cudaStream_t stream) {
                           launch("attend_decode", attend_decode<Config>, n_blocks, Config::kWarps * kWarpLanes,
                                  Config::kSharedBytes, stream, args);
                         }};
   };
-  return {kHeadDim, kKeyBits, kValueBits, kGroup, launcher(std::true_type{}), launcher(std::false_type{})};
+  return {kHeadDim, kKeyBits, kValueBits, kGroup, kGeneral, launcher(std::true_type{}), launcher(std::false_type{})};
 }
 
 template <int kHeadDim>
-std::array<DecodeKernel, 6> decode_kernels() {
-  return {decode_kernel<kHeadDim, 0, 0, 0>(), decode_kernel<kHeadDim, 2, 2, 32>(), decode_kernel<kHeadDim, 2, 2, 0>(),
-          decode_kernel<kHeadDim, 4, 4, 0>(), decode_kernel<kHeadDim, 4, 2, 0>(),  decode_kernel<kHeadDim, 2, 4, 0>()};
+std::array<DecodeKernel, 9> decode_kernels() {
+  return {decode_kernel<kHeadDim, 0, 0, 0>(),       decode_kernel<kHeadDim, 2, 2, 32>(),
+          decode_kernel<kHeadDim, 2, 2, 0>(),       decode_kernel<kHeadDim, 4, 4, 0>(),
+          decode_kernel<kHeadDim, 4, 2, 0>(),       decode_kernel<kHeadDim, 2, 4, 0>(),
+          decode_kernel<kHeadDim, 0, 0, 0, true>(), decode_kernel<kHeadDim, 2, 2, 0, true>(),
+          decode_kernel<kHeadDim, 4, 4, 0, true>()};
 }
 
 }  // namespace kivi::cuda

@@ -1,4 +1,5 @@
-// The kernel table of decode attention: which (head_dim, key bits, value bits, group) are compiled.
+// The kernel table of decode attention: which (head_dim, key bits, value bits, group) are compiled, and which of them
+// for layers that slide or cap their scores, too.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -20,6 +21,7 @@ struct DecodeKernel {
   int key_bits;
   int value_bits;
   int group;
+  bool is_general;      // may slide, may cap
   DecodeLaunch wide;    // compute capability 9.0 and more
   DecodeLaunch narrow;  // less
 };

@@ -10,8 +10,9 @@
 namespace kivi::cuda {
 
 // Bits 0: that side is never packed. Group 0: any multiple of 32, read from the layout. kWide: for GPUs of compute
-// capability 9.0 and more, whose blocks may have 227 KB of shared memory; others have 99 at least.
-template <int kHeadDim_, int kKeyBits_, int kValueBits_, int kGroup_, bool kWide_>
+// capability 9.0 and more, whose blocks may have 227 KB of shared memory; others have 99 at least. kGeneral: for layers
+// that slide or cap their scores, too, which costs the others 4 %.
+template <int kHeadDim_, int kKeyBits_, int kValueBits_, int kGroup_, bool kGeneral_, bool kWide_>
 struct DecodeConfig {
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kKeyBits = kKeyBits_;
@@ -19,6 +20,7 @@ struct DecodeConfig {
   static constexpr int kGroup = kGroup_;
   // log2 of the spans of 32 in a group.
   static constexpr int kGroupShift = kGroup == 0 ? 0 : std::bit_width(unsigned{kGroup_} / format::kTileSpan) - 1;
+  static constexpr bool kGeneral = kGeneral_;
   static constexpr bool kWide = kWide_;
   static constexpr bool kPacked = kKeyBits > 0 && kValueBits > 0;
   static constexpr int kChannelTiles = kHeadDim / format::kTile;

@@ -209,11 +209,11 @@ __device__ __forceinline__ void take_piece(UnitState<Config>& unit, const Piece&
       if (kind == PieceKind::kPacked) {
         score_packed(unit, address, s);
         float scale = args.log2_scale / UnitState<Config>::kScoreUnit;
-        if (args.log2_cap > 0.0F) {
+        if (Config::kGeneral && args.log2_cap > 0.0F) {
           cap_scores(s, scale, args.log2_cap);
           scale = 1.0F;
         }
-        if (piece.unseen > 0) mask_scores(s, piece.unseen, kStepTokens);
+        if (Config::kGeneral && piece.unseen > 0) mask_scores(s, piece.unseen, kStepTokens);
         softmax(unit, s, scale, p);
       }
       unit.set_units(true);
@@ -228,11 +228,11 @@ __device__ __forceinline__ void take_piece(UnitState<Config>& unit, const Piece&
     score_rows(unit, address, piece.page, row_dtype, s);
     if (kind == PieceKind::kKeyRows) return;
     float scale = args.log2_scale;
-    if (args.log2_cap > 0.0F) {
+    if (Config::kGeneral && args.log2_cap > 0.0F) {
       cap_scores(s, scale, args.log2_cap);
       scale = 1.0F;
     }
-    mask_scores(s, piece.unseen, piece.n);
+    mask_scores(s, Config::kGeneral ? piece.unseen : 0, piece.n);
     softmax(unit, s, scale, p);
     if (piece.values_in_rows_only) {  // else packed values have the totals with them
       mma(unit.sums, 0U, kHalfOnes, 0U, kHalfOnes, p[0][0], p[0][1]);

@@ -29,14 +29,14 @@ enum class PieceKind : int32_t {
 };
 struct alignas(16) Piece {
   PieceKind kind;
-  int16_t n;       // tokens of the step; of kQueries: query heads
-  int16_t unseen;  // the first of these tokens
-  int32_t page;    // of rows
-  int32_t ends;    // in the last piece that the warp has of a unit: the steps that it did; else 0
+  int32_t n;     // tokens of the step; of kQueries: query heads
+  int32_t page;  // of rows
+  int32_t ends;  // in the last piece that the warp has of a unit: the steps that it did; else 0
   int32_t unit;
   int32_t row;      // of the new token
   int32_t n_steps;  // of the unit
   bool values_in_rows_only;
+  uint8_t unseen;  // of the tokens, the first
 };
 
 // What a warp keeps in shared memory: registers are for the arithmetic.
@@ -111,7 +111,7 @@ class DecodeStream {
       if (step_ < memory_.work.n_steps) break;
     }
     const SequenceWork& work = memory_.work;
-    const StepTokens tokens(work, step_);
+    const auto tokens = StepTokens::of<Config::kGeneral>(work, step_);
     if (Lane().id == 0) memory_.tokens = tokens;
     const uint32_t packed = Config::kPacked && (tokens.key_packed || tokens.value_packed > 0) ? 1U : 0U;
     pieces_ = packed << kPackedStep;
@@ -120,7 +120,7 @@ class DecodeStream {
       for (int page = 0; page < kRowPages; ++page) {
         const int first = page * format::kWindowPageTokens;
         const int end = min(first + format::kWindowPageTokens, tokens.n);
-        if (end <= tokens.unseen) continue;
+        if (Config::kGeneral && end <= tokens.unseen) continue;
         if (!tokens.key_packed && first < tokens.n) pieces_ |= 1U << (kKeyRows + page);
         if (first < tokens.n && tokens.value_packed < end) pieces_ |= 1U << (kValueRows + page);
       }
@@ -129,7 +129,7 @@ class DecodeStream {
     pages_ = next_pages_;
     // Of the sequence's next unit the pages are the same.
     const int32_t next = step_ + 1 < work.n_steps ? step_ + 1 : 0;
-    next_pages_ = step_page(args_.cache, sequence_, StepTokens(work, next), Lane().id);
+    next_pages_ = step_page(args_.cache, sequence_, StepTokens::of<Config::kGeneral>(work, next), Lane().id);
     __syncwarp();
   }
   __device__ void next_unit() {
@@ -138,11 +138,17 @@ class DecodeStream {
     if (unit_ < (sequence_ + 1) * args_.units_per_sequence()) return;
     ++sequence_;
     if (unit_ > memory_.end.unit || (unit_ == memory_.end.unit && memory_.end.step == 0)) return;
-    const SequenceWork work = args_.workspace.works[sequence_];
     __syncwarp();
-    if (Lane().id == 0) memory_.work = work;
+    copy_work(args_.workspace.works[sequence_]);
     __syncwarp();
-    if (work.n_steps > 0) next_pages_ = step_page(args_.cache, sequence_, StepTokens(work, 0), Lane().id);
+    if (memory_.work.n_steps == 0) return;
+    next_pages_ = step_page(args_.cache, sequence_, StepTokens::of<Config::kGeneral>(memory_.work, 0), Lane().id);
+  }
+  // A number a lane: it would take registers that the loop has not.
+  __device__ void copy_work(const SequenceWork& work) {
+    constexpr int kNumbers = sizeof(SequenceWork) / sizeof(int32_t);
+    if (Lane().id >= kNumbers) return;
+    reinterpret_cast<int32_t*>(&memory_.work)[Lane().id] = reinterpret_cast<const int32_t*>(&work)[Lane().id];
   }
   // Of the warp's steps of the unit.
   __device__ int32_t first_step() const {
@@ -174,14 +180,14 @@ class DecodeStream {
     if (Lane().id != 0) return;
     const int32_t ends = pieces_ == 0 && step_ == end_step() - 1 ? end_step() - first_step() : 0;
     slot_piece(at_) = {kind,
-                       static_cast<int16_t>(n),
-                       static_cast<int16_t>(tokens.unseen),
+                       n,
                        page,
                        ends,
                        unit_,
                        memory_.work.row,
                        memory_.work.n_steps,
-                       tokens.value_packed == 0};
+                       tokens.value_packed == 0,
+                       static_cast<uint8_t>(Config::kGeneral ? tokens.unseen : 0)};
   }
 
   __device__ void copy_queries(const UnitPlace& place) const {
@@ -265,7 +271,7 @@ class DecodeStream {
       return rows + i * Config::kRowBytes +
              (chunk ^ (keys ? key_swizzle(lane_token + i) : value_swizzle(lane_token + i))) * 16;
     };
-    const int32_t n_absent = max(n_packed, tokens.unseen);  // or need not be here
+    const int32_t n_absent = Config::kGeneral ? max(n_packed, tokens.unseen) : n_packed;  // or need not be here
     if (n_absent <= page * format::kWindowPageTokens && last <= min(n_stored, tokens.n)) {
 #pragma unroll
       for (int i = 0; i < format::kWindowPageTokens; i += kAtOnce) {

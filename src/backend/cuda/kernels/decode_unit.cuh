@@ -59,7 +59,7 @@ struct UnitState {
   // queries: shared address of the rows of n_heads query heads.
   __device__ void begin(uint32_t queries, int32_t n_heads, DType dtype) {
     const Lane lane;
-    const uint32_t row = queries + min(lane.r, n_heads - 1) * Config::kRowBytes + 16 * lane.j;
+    const uint32_t row = queries + lane.r % n_heads * Config::kRowBytes + 16 * lane.j;
 #pragma unroll
     for (int i = 0; i < Config::kChannelSpans; ++i) {
       const uint4 v = as_halves(load_shared_16(row + 64 * i), dtype);

@@ -32,7 +32,10 @@ struct SequenceWork {
   // Tokens before the first step of the sinks, and of those after them: multiples of kStepTokens.
   __device__ int32_t sink_begin() const { return first_seen / kStepTokens * kStepTokens; }
   __device__ int32_t paged_begin() const { return max(first_seen - sinks, 0) / kStepTokens * kStepTokens; }
+  // kSlides false: nothing does, and first_seen is 0.
+  template <bool kSlides = true>
   __device__ int32_t sink_steps() const {
+    if (!kSlides) return (sinks + kStepTokens - 1) / kStepTokens;
     return first_seen < sinks ? (sinks - sink_begin() + kStepTokens - 1) / kStepTokens : 0;
   }
   __device__ int32_t n_paged() const { return n_past + 1 - sinks; }  // tokens after the sinks, the new one included
@@ -60,15 +63,18 @@ struct StepTokens {
   int32_t unseen;        // the first of them, fewer than n
   int32_t value_packed;  // of them with packed values; the others are rows of 16 bits
 
-  StepTokens() = default;
-  __device__ StepTokens(const SequenceWork& work, int32_t step) {
-    const int32_t sink_steps = work.sink_steps();
-    in_sinks = step < sink_steps;
-    first = in_sinks ? work.sink_begin() + step * kStepTokens : work.paged_begin() + (step - sink_steps) * kStepTokens;
-    n = min((in_sinks ? work.sinks : work.n_paged()) - first, kStepTokens);
-    unseen = max(work.first_seen - (in_sinks ? 0 : work.sinks) - first, 0);
-    key_packed = !in_sinks && first < work.key_packed;
-    value_packed = in_sinks ? 0 : max(min(work.value_packed - first, kStepTokens), 0);
+  template <bool kSlides>
+  __device__ static StepTokens of(const SequenceWork& work, int32_t step) {
+    StepTokens s;
+    const int32_t sink_steps = work.sink_steps<kSlides>();
+    s.in_sinks = step < sink_steps;
+    s.first = (s.in_sinks ? step : step - sink_steps) * kStepTokens;
+    if (kSlides) s.first += s.in_sinks ? work.sink_begin() : work.paged_begin();
+    s.n = min((s.in_sinks ? work.sinks : work.n_paged()) - s.first, kStepTokens);
+    s.unseen = kSlides ? max(work.first_seen - (s.in_sinks ? 0 : work.sinks) - s.first, 0) : 0;
+    s.key_packed = !s.in_sinks && s.first < work.key_packed;
+    s.value_packed = s.in_sinks ? 0 : max(min(work.value_packed - s.first, kStepTokens), 0);
+    return s;
   }
   __device__ bool all_packed() const { return key_packed && value_packed == kStepTokens; }
 };

@@ -1,10 +1,11 @@
-#include "eval/token_score.h"
+#include "engine/token_score.h"
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 namespace kivi {
 namespace {
@@ -60,6 +61,32 @@ Prediction make_prediction(std::span<const float> logits) {
 
 double negative_log_likelihood(const Prediction& p, TokenId token) {
   return p.log_sum - double{p.logits[static_cast<size_t>(token)]};
+}
+
+// Keeps the best so far in a small heap with the worst of them in front: mostly one comparison a token.
+ScoredToken score_token(std::span<const float> logits, TokenId token, int64_t n_top) {
+  const Prediction p = make_prediction(logits);
+  const auto score = [&p](TokenId id) { return TokenLogprob{id, static_cast<float>(-negative_log_likelihood(p, id))}; };
+  const auto better = [logits](TokenId a, TokenId b) {
+    const float x = logits[static_cast<size_t>(a)];
+    const float y = logits[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
+  };
+  const size_t n = std::min(static_cast<size_t>(std::max<int64_t>(n_top, 0)), logits.size());
+  std::vector<TokenId> best;
+  for (TokenId id = 0; n > 0 && std::cmp_less(id, logits.size()); ++id) {
+    if (best.size() == n) {
+      if (!(logits[static_cast<size_t>(id)] > logits[static_cast<size_t>(best.front())])) continue;
+      std::ranges::pop_heap(best, better);
+      best.pop_back();
+    }
+    best.push_back(id);
+    std::ranges::push_heap(best, better);
+  }
+  std::ranges::sort(best, better);
+  ScoredToken scored{.token = score(token)};
+  for (const TokenId id : best) scored.top.push_back(score(id));
+  return scored;
 }
 
 double kl_divergence(const Prediction& p, const Prediction& q) {

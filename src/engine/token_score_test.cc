@@ -1,4 +1,4 @@
-#include "eval/token_score.h"
+#include "engine/token_score.h"
 
 #include <gtest/gtest.h>
 

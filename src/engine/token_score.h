@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "text/tokenizer.h"
 
@@ -19,6 +20,21 @@ Prediction make_prediction(std::span<const float> logits);
 
 // -log p(token), in nats.
 double negative_log_likelihood(const Prediction& p, TokenId token);
+
+struct TokenLogprob {
+  TokenId id = 0;
+  float logprob = 0.0F;
+};
+
+// What a model made of one token: its log-probability, and the most likely tokens in its place, best first; of equals
+// the one with the lowest id.
+struct ScoredToken {
+  TokenLogprob token{};
+  std::vector<TokenLogprob> top{};
+};
+
+// The n_top most likely tokens; `token` has the same number if it is among them.
+ScoredToken score_token(std::span<const float> logits, TokenId token, int64_t n_top);
 
 // KL(p || q) in nats, at least 0. Good to about 1e-6.
 double kl_divergence(const Prediction& p, const Prediction& q);

@@ -1,0 +1,69 @@
+#include "server/engine_thread.h"
+
+#include <pthread.h>
+
+namespace kivi {
+
+EngineThread::EngineThread(Engine& engine, Deliver deliver)
+    : engine_(&engine), deliver_(std::move(deliver)), thread_([this] { run(); }) {}
+
+EngineThread::~EngineThread() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  news_.notify_one();
+  thread_.join();
+}
+
+RequestId EngineThread::submit(Request request) {
+  const std::lock_guard lock(mutex_);
+  const RequestId id = next_id_++;
+  inbox_.push_back(Submission{id, std::move(request)});
+  news_.notify_one();
+  return id;
+}
+
+void EngineThread::cancel(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  inbox_.push_back(Cancellation{id});
+  news_.notify_one();
+}
+
+void EngineThread::run() {
+  pthread_setname_np(pthread_self(), "kivi-engine");
+  std::vector<Message> messages;
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      news_.wait(lock, [this] { return stopping_ || !inbox_.empty() || !engine_->idle(); });
+      if (stopping_) return;
+      messages.swap(inbox_);
+    }
+    for (Message& message : messages) handle(std::move(message));
+    messages.clear();
+    std::vector<Event> events = engine_->step();
+    deliver_({std::move(events), snapshot(), std::chrono::steady_clock::now()});
+  }
+}
+
+void EngineThread::handle(Message message) {
+  if (auto* submission = std::get_if<Submission>(&message)) {
+    const RequestId id = engine_->submit(std::move(submission->request));
+    if (id != submission->id) fail(ErrorCode::kInternal, "request {}: the engine calls it {}", submission->id, id);
+  } else {
+    engine_->cancel(std::get<Cancellation>(message).id);
+  }
+}
+
+EngineSnapshot EngineThread::snapshot() const {
+  const KvCache& cache = engine_->cache();
+  return {.n_running = engine_->n_running(),
+          .n_waiting = engine_->n_waiting(),
+          .kv = cache.memory(),
+          .allocated_bytes = cache.allocated_bytes(),
+          .capacity_bytes = cache.capacity_bytes(),
+          .stats = engine_->stats()};
+}
+
+}  // namespace kivi
