@@ -96,11 +96,23 @@ void show_unsupported(const InfoOptions& options, const Error& error) {
                       {"unsupported", error.what()}});
 }
 
+// Null if kivi does not run the model.
+std::unique_ptr<Model> open_or_explain(const InfoOptions& options) {
+  try {
+    return options.model.open();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnsupported || options.model.path.empty()) throw;
+    show_unsupported(options, error);
+    return nullptr;
+  }
+}
+
 void show(const InfoOptions& options) {
   const std::vector<KvConfig> configs = options.kv.parse();
   options.json.check();
   const std::unique_ptr<Backend> backend = make_backend(options.model.backend);
-  const std::unique_ptr<Model> model = options.model.open();
+  const std::unique_ptr<Model> model = open_or_explain(options);
+  if (model == nullptr) return;
   const int64_t context = options.context.value_or(model->config.context_length);
   const std::vector<KvReport> reports = report_kv(kv_shape(model->config), configs, context);
   if (options.json.text() == stdout) print(options, *model, *backend, reports, context);
@@ -119,14 +131,7 @@ void add_info(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->type_name("N");
   options->json.add_to(*info);
-  info->callback([options] {
-    try {
-      show(*options);
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kUnsupported || options->model.path.empty()) throw;
-      show_unsupported(*options, error);
-    }
-  });
+  info->callback([options] { show(*options); });
 }
 
 }  // namespace kivi::app

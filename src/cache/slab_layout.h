@@ -34,7 +34,7 @@ struct KvPages {
   int64_t operator[](PageKind kind) const { return n[static_cast<size_t>(kind)]; }
   KvPages& operator+=(const KvPages& other);
   friend KvPages operator*(int64_t times, KvPages pages) {
-    for (int64_t& n : pages.n) n *= times;
+    for (int64_t& of_kind : pages.n) of_kind *= times;
     return pages;
   }
   friend bool operator==(const KvPages&, const KvPages&) = default;

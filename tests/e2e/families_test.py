@@ -49,6 +49,9 @@ class Goldens(Case):
                 self.refused(1, fragments, "run", "-m", folder, "-p", "x")
 
             refused(["'mamba'", "llama", "falcon"], model_type="mamba")
+            out = self.ok("info", "-m", folder).stdout
+            self.assertIn("does not run it", out)
+            self.assertIn("132.8 KiB", out)
             refused(["yarn", "longrope"], rope_scaling={"rope_type": "yarn", "factor": 4.0})
             refused(["hidden_size"], hidden_size=None)
             refused(["num_attention_heads"], num_attention_heads=0)
