@@ -116,9 +116,9 @@ class KvCache {
     bool alive = false;
     uint64_t serial = 0;  // another one for every create()
     int64_t n_tokens = 0;
-    std::array<GroupSpans, kMostLayerGroups> spans{};  // between steps
-    std::vector<PageId> pages{};                       // as a row of the step's tables; kNoPage where there is none
-    int64_t table_row = -1;                            // where it was in the tables last
+    std::array<GroupSpans, format::kMostLayerGroups> spans{};  // between steps
+    std::vector<PageId> pages{};  // as a row of the step's tables; kNoPage where there is none
+    int64_t table_row = -1;       // where it was in the tables last
   };
 
   Sequence& at(SequenceId id);

@@ -12,13 +12,13 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace kivi {
+#include "format/kv_view.h"
 
-inline constexpr int kMostLayerGroups = 2;
+namespace kivi {
 
 // A kind of pages: packed ones or 16-bit ones, for all layers of a group.
 using PageKind = int;
-inline constexpr int kPageKinds = 2 * kMostLayerGroups;
+inline constexpr int kPageKinds = 2 * format::kMostLayerGroups;
 constexpr PageKind packed_pages(int group = 0) {
   return 2 * group;
 }

@@ -13,6 +13,9 @@
 
 namespace kivi::format {
 
+// Layers that slide, and layers that do not.
+inline constexpr int kMostLayerGroups = 2;
+
 struct KvBatchView {
   PageLayout layout;
   WindowPolicy key_policy;    // keeps_all() where layout has no key bits

@@ -65,6 +65,14 @@ LayerName split_layer(const std::string& name) {
   return {name, ""};
 }
 
+const HfName* find_name(const HfArchitecture& architecture, std::string_view stem) {
+  for (const std::span<const HfName> names : {architecture.names, architecture.shared_names}) {
+    const auto known = std::ranges::find(names, stem, &HfName::hf);
+    if (known != names.end()) return &*known;
+  }
+  return nullptr;  // it has none
+}
+
 // GGUF's name; nothing for a tensor that the model of text does not have.
 std::optional<std::string> gguf_name(const ModelFile& files, const HfArchitecture& architecture, std::string name) {
   const auto begins = [&](std::string_view prefix) { return name.starts_with(prefix); };
@@ -76,9 +84,9 @@ std::optional<std::string> gguf_name(const ModelFile& files, const HfArchitectur
   const auto [general, number] = split_layer(name);
   const size_t kind = general.rfind('.');
   const std::string_view stem = std::string_view(general).substr(0, kind);
-  for (const HfName& known : architecture.names) {
-    if (kind == std::string::npos || known.hf != stem) continue;
-    std::string renamed = std::string(known.gguf) + general.substr(kind);
+  const HfName* known = kind == std::string::npos ? nullptr : find_name(architecture, stem);
+  if (known != nullptr) {
+    std::string renamed = std::string(known->gguf) + general.substr(kind);
     if (!number.empty()) renamed.replace(renamed.find('N'), 1, number);
     return renamed;
   }
@@ -140,7 +148,7 @@ void require_plain_weights(const ModelFile& config) {
 }
 
 // Of the model, for people.
-std::string find_name(const ModelFile& files) {
+std::string model_name(const ModelFile& files) {
   fs::path path = fs::path(files.path()).lexically_normal();
   if (path.filename().empty() || path.filename() == ".") path = path.parent_path();
   return files.find_string("_name_or_path").value_or(path.filename().string());
@@ -169,7 +177,7 @@ ModelFile translate_hf(ModelFile files) {
 
   ModelContent content;
   content.metadata.emplace("general.architecture", std::string(architecture.architecture));
-  content.metadata.emplace("general.name", find_name(files));
+  content.metadata.emplace("general.name", model_name(files));
   content.tensors = rename_tensors(files, architecture);
   HfTranslation translation(std::move(config), architecture.architecture, content);
   require_activation(architecture, translation);

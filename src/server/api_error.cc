@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "server/json_fields.h"
+
 namespace kivi {
 namespace {
 
@@ -27,7 +29,7 @@ nlohmann::ordered_json or_null(const std::string& text) {
 std::string ApiError::json() const {
   const nlohmann::ordered_json error = {
       {"message", message}, {"type", type_of(status)}, {"param", or_null(param)}, {"code", or_null(code)}};
-  return nlohmann::ordered_json{{"error", error}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return dump({{"error", error}});
 }
 
 HttpResponse ApiError::response() const {

@@ -30,6 +30,10 @@ int depth_of(std::string_view text) {
 
 }  // namespace
 
+std::string dump(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 std::string shown(const Json& value) {
   constexpr size_t kMost = 60;
   if (value.is_structured() && value.size() > kMost) return value.is_array() ? "[...]" : "{...}";

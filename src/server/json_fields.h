@@ -1,5 +1,5 @@
-// Reads the fields of a JSON object. A field that is missing or null has its default; one of another type, or out of
-// range, throws an ApiError that names it, its value and what is allowed.
+// How the server reads and prints JSON. A field of an object that is missing or null has its default; one of another
+// type, or out of range, throws an ApiError that names it, its value and what is allowed.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,8 @@ struct Range {
 
 // Throws an ApiError for what is not JSON or not an object.
 nlohmann::json parse_object(std::string_view body);
+// In one line; bytes that are not UTF-8 become U+FFFD.
+std::string dump(const nlohmann::ordered_json& json);
 // The beginning of a value, for messages.
 std::string shown(const nlohmann::json& value);
 

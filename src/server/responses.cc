@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "server/json_fields.h"
 #include "text/unicode.h"
 
 namespace kivi {
@@ -12,10 +13,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr double kLowestLogprob = -9999.0;  // JSON has no infinity
-
-std::string dump(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
 
 Json number(float logprob) {
   return std::isfinite(logprob) ? Json(logprob) : Json(kLowestLogprob);

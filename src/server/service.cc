@@ -4,16 +4,13 @@
 #include <nlohmann/json.hpp>
 
 #include "server/embedded.h"
+#include "server/json_fields.h"
 #include "server/secret.h"
 
 namespace kivi {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string dump(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
 
 constexpr size_t kMostRequestIdBytes = 128;
 constexpr std::string_view kModelPath = "/v1/models/";
@@ -23,7 +20,7 @@ MetricLabels labels_of(const Engine& engine, const ServedModel& model) {
   const bool is_packed = cache.config().is_packed();
   const KvPages& page_bytes = cache.arena().layout().page_bytes;
   int64_t block_bytes = 0;  // of all layers
-  for (int group = 0; group < kMostLayerGroups; ++group) {
+  for (int group = 0; group < format::kMostLayerGroups; ++group) {
     block_bytes += is_packed ? page_bytes[packed_pages(group)] : 2 * page_bytes[window_pages(group)];
   }
   return {.model_name = model.name,

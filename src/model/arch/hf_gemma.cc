@@ -6,21 +6,8 @@ namespace kivi {
 namespace {
 
 constexpr HfName kNames[] = {
-    {"model.embed_tokens", "token_embd"},
-    {"model.norm", "output_norm"},
-    {"lm_head", "output"},
-    {"model.layers.N.input_layernorm", "blk.N.attn_norm"},
-    {"model.layers.N.self_attn.q_proj", "blk.N.attn_q"},
-    {"model.layers.N.self_attn.k_proj", "blk.N.attn_k"},
-    {"model.layers.N.self_attn.v_proj", "blk.N.attn_v"},
-    {"model.layers.N.self_attn.q_norm", "blk.N.attn_q_norm"},
-    {"model.layers.N.self_attn.k_norm", "blk.N.attn_k_norm"},
-    {"model.layers.N.self_attn.o_proj", "blk.N.attn_output"},
     {"model.layers.N.post_attention_layernorm", "blk.N.post_attention_norm"},
     {"model.layers.N.pre_feedforward_layernorm", "blk.N.ffn_norm"},
-    {"model.layers.N.mlp.gate_proj", "blk.N.ffn_gate"},
-    {"model.layers.N.mlp.up_proj", "blk.N.ffn_up"},
-    {"model.layers.N.mlp.down_proj", "blk.N.ffn_down"},
     {"model.layers.N.post_feedforward_layernorm", "blk.N.post_ffw_norm"},
 };
 
@@ -57,6 +44,7 @@ void translate_gemma3(HfTranslation& t) {
 constinit const HfArchitecture kHfGemma2{.model_type = "gemma2",
                                          .architecture = "gemma2",
                                          .names = kNames,
+                                         .shared_names = kHfSplitNames,
                                          .activation = "gelu_pytorch_tanh",
                                          .is_tied = true,
                                          .norm_offset = 1.0F,
@@ -65,6 +53,7 @@ constinit const HfArchitecture kHfGemma2{.model_type = "gemma2",
 constinit const HfArchitecture kHfGemma3{.model_type = "gemma3_text",
                                          .architecture = "gemma3",
                                          .names = kNames,
+                                         .shared_names = kHfSplitNames,
                                          .activation = "gelu_pytorch_tanh",
                                          .is_tied = true,
                                          .norm_offset = 1.0F,

@@ -9,20 +9,7 @@ namespace kivi {
 namespace {
 
 constexpr HfName kNames[] = {
-    {"model.embed_tokens", "token_embd"},
-    {"model.norm", "output_norm"},
-    {"lm_head", "output"},
-    {"model.layers.N.input_layernorm", "blk.N.attn_norm"},
-    {"model.layers.N.self_attn.q_proj", "blk.N.attn_q"},
-    {"model.layers.N.self_attn.k_proj", "blk.N.attn_k"},
-    {"model.layers.N.self_attn.v_proj", "blk.N.attn_v"},
-    {"model.layers.N.self_attn.q_norm", "blk.N.attn_q_norm"},
-    {"model.layers.N.self_attn.k_norm", "blk.N.attn_k_norm"},
-    {"model.layers.N.self_attn.o_proj", "blk.N.attn_output"},
     {"model.layers.N.post_attention_layernorm", "blk.N.ffn_norm"},
-    {"model.layers.N.mlp.gate_proj", "blk.N.ffn_gate"},
-    {"model.layers.N.mlp.up_proj", "blk.N.ffn_up"},
-    {"model.layers.N.mlp.down_proj", "blk.N.ffn_down"},
 };
 
 void translate_llama(HfTranslation& t) {
@@ -57,19 +44,29 @@ void translate_qwen(HfTranslation& t) {
 constinit const HfArchitecture kHfLlama{.model_type = "llama",
                                         .architecture = "llama",
                                         .names = kNames,
+                                        .shared_names = kHfSplitNames,
                                         .activation = "silu",
                                         .translate = translate_llama};
 
 constinit const HfArchitecture kHfMistral{.model_type = "mistral",
                                           .architecture = "llama",
                                           .names = kNames,
+                                          .shared_names = kHfSplitNames,
                                           .activation = "silu",
                                           .translate = translate_mistral};
 
-constinit const HfArchitecture kHfQwen2{
-    .model_type = "qwen2", .architecture = "qwen2", .names = kNames, .activation = "silu", .translate = translate_qwen};
+constinit const HfArchitecture kHfQwen2{.model_type = "qwen2",
+                                        .architecture = "qwen2",
+                                        .names = kNames,
+                                        .shared_names = kHfSplitNames,
+                                        .activation = "silu",
+                                        .translate = translate_qwen};
 
-constinit const HfArchitecture kHfQwen3{
-    .model_type = "qwen3", .architecture = "qwen3", .names = kNames, .activation = "silu", .translate = translate_qwen};
+constinit const HfArchitecture kHfQwen3{.model_type = "qwen3",
+                                        .architecture = "qwen3",
+                                        .names = kNames,
+                                        .shared_names = kHfSplitNames,
+                                        .activation = "silu",
+                                        .translate = translate_qwen};
 
 }  // namespace kivi

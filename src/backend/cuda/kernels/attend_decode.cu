@@ -172,7 +172,7 @@ struct DecodeAttention::Memory {
 
   const Stream& stream;
   std::list<DeviceBuffer> buffers;
-  std::array<DecodeWorkspace, kMostGroups> workspaces;  // of each group of layers
+  std::array<DecodeWorkspace, format::kMostLayerGroups> workspaces;  // of each group of layers
 };
 
 DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_unique<Memory>(stream)) {
@@ -200,8 +200,9 @@ DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_uniqu
 }
 
 DecodeWorkspace& DecodeAttention::workspace_of(const format::KvBatchView& cache) const {
-  if (cache.group < 0 || cache.group >= kMostGroups) {
-    fail(ErrorCode::kInternal, "attend: layers of group {}, there are at most {}", cache.group, kMostGroups);
+  if (cache.group < 0 || cache.group >= format::kMostLayerGroups) {
+    fail(ErrorCode::kInternal, "attend: layers of group {}, there are at most {}", cache.group,
+         format::kMostLayerGroups);
   }
   return memory_->workspaces[static_cast<size_t>(cache.group)];
 }

@@ -19,7 +19,6 @@ class DecodeAttention {
  public:
   static constexpr int64_t kMaxSequences = 4096;
   static constexpr int64_t kMaxUnits = 1 << 20;  // sequences x KV heads, of 8 query heads at most each
-  static constexpr int32_t kMostGroups = 2;      // of layers: those that slide and those that do not
 
   // Allocates the workspace. Throws Error{kOutOfMemory}.
   explicit DecodeAttention(const Stream& stream);
