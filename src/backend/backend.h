@@ -103,6 +103,13 @@ struct RopeArgs {
   float scale = 1.0F;
 };
 
+// Every `block` channels of a head become their orthonormal Walsh-Hadamard transform, in place; twice is not at all.
+// Numbers that few channels had are then spread over all: what is to be quantised with one scale.
+struct HadamardArgs {
+  AnyView x;      // [N, heads, D] act
+  int block = 0;  // a power of two, 4 to 128, that divides D
+};
+
 enum class Activation : uint8_t {
   kSilu,      // x / (1 + exp(-x))
   kGelu,      // x times the normal distribution's share below x
@@ -229,6 +236,7 @@ class Backend {
   virtual void norm(const NormArgs& args) = 0;
   virtual void linear(const LinearArgs& args) = 0;
   virtual void rope(const RopeArgs& args) = 0;
+  virtual void hadamard(const HadamardArgs& args) = 0;
   virtual void gate(const GateArgs& args) = 0;
   virtual void soft_cap(const SoftCapArgs& args) = 0;
   virtual void gather(const GatherArgs& args) = 0;

@@ -92,6 +92,12 @@ F32Rope typed(const RopeArgs& args) {
   return typed;
 }
 
+F32Hadamard typed(const HadamardArgs& args) {
+  const F32Hadamard typed{args.x.as<float, 3>(), args.block};
+  require_hadamard_block(args.block, typed.x.shape[2]);
+  return typed;
+}
+
 F32Gate typed(const GateArgs& args) {
   F32Gate typed{args.gate.as<const float, 2>(), {}, args.activation, args.out.as<float, 2>()};
   require_same_shape("gate: shape of out", args.out, args.gate);

@@ -49,6 +49,10 @@ struct F32Rope {
   RopePairing pairing;
   float scale = 1.0F;
 };
+struct F32Hadamard {
+  TensorView<float, 3> x;  // [N, heads, D]
+  int block;               // a power of two that divides D
+};
 struct F32Gate {
   TensorView<const float, 2> gate;  // [N, C]
   TensorView<const float, 2> up;    // [N, C], or data nullptr
@@ -77,6 +81,7 @@ F32Embed typed(const EmbedArgs& args);
 F32Norm typed(const NormArgs& args);
 std::vector<F32Linear> typed(const LinearArgs& args);  // one for each part of the weight
 F32Rope typed(const RopeArgs& args);
+F32Hadamard typed(const HadamardArgs& args);
 F32Gate typed(const GateArgs& args);
 F32SoftCap typed(const SoftCapArgs& args);
 F32Gather typed(const GatherArgs& args);

@@ -118,6 +118,13 @@ class FakeDevice : public Backend {
       inner_->rope({x.view(), args.positions, args.inverse_frequency, args.pairing, args.scale});
     });
   }
+  void hadamard(const HadamardArgs& args) override {
+    require_activation(args.x);
+    enqueue([this, args] {
+      const Wide x(args.x, true);
+      inner_->hadamard({x.view(), args.block});
+    });
+  }
   void gate(const GateArgs& args) override {
     for (const AnyView& view : {args.gate, args.out}) require_activation(view);
     if (!args.up.empty()) require_activation(args.up);

@@ -38,6 +38,7 @@ class NullDevice : public Backend {
   void norm(const NormArgs& /*args*/) override {}
   void linear(const LinearArgs& /*args*/) override {}
   void rope(const RopeArgs& /*args*/) override {}
+  void hadamard(const HadamardArgs& /*args*/) override {}
   void gate(const GateArgs& /*args*/) override {}
   void soft_cap(const SoftCapArgs& /*args*/) override {}
   void gather(const GatherArgs& /*args*/) override {}

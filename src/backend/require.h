@@ -17,4 +17,11 @@ inline void require_same_shape(std::string_view what, const AnyView& a, const An
   for (int i = 0; i < a.rank; ++i) require_extent(what, a.shape[i], b.shape[i]);
 }
 
+inline void require_hadamard_block(int block, int64_t head_dim) {
+  if (block < 4 || block > 128 || (block & (block - 1)) != 0 || head_dim % block != 0) {
+    fail(ErrorCode::kInternal, "hadamard: blocks of {}, wanted a power of two, 4 to 128, that divides head_dim {}",
+         block, head_dim);
+  }
+}
+
 }  // namespace kivi

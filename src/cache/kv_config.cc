@@ -16,24 +16,29 @@ struct Field {
   std::string_view name;
   int KvConfig::*member;
 };
-constexpr std::array<Field, 5> kFields = {{{"group-size", &KvConfig::group_size},
+constexpr std::array<Field, 6> kFields = {{{"group-size", &KvConfig::group_size},
                                            {"residual", &KvConfig::residual_length},
                                            {"sinks", &KvConfig::sinks},
                                            {"key-bits", &KvConfig::key_bits},
-                                           {"value-bits", &KvConfig::value_bits}}};
+                                           {"value-bits", &KvConfig::value_bits},
+                                           {"param-bits", &KvConfig::param_bits}}};
 
 void check_bits(std::string_view what, int bits) {
   if (bits != KvConfig::kUnpackedBits && !format::is_packed_width(bits)) {
-    fail(ErrorCode::kInvalidArgument, "{} {}: must be 2, 4, 8 or 16 (16 is not quantised)", what, bits);
+    fail(ErrorCode::kInvalidArgument, "{} {}: must be 2, 3, 4, 8 or 16 (16 is not quantised)", what, bits);
   }
 }
 
 }  // namespace
 
 std::span<const KvConfig> kv_presets() {
-  static const std::array<KvConfig, 3> presets = {{{.name = "f16"},
-                                                   {.name = "kivi4", .key_bits = 4, .value_bits = 4},
-                                                   {.name = "kivi2", .key_bits = 2, .value_bits = 2}}};
+  static const std::array<KvConfig, 6> presets = {
+      {{.name = "f16"},
+       {.name = "kivi4", .key_bits = 4, .value_bits = 4},
+       {.name = "kivi2", .key_bits = 2, .value_bits = 2},
+       {.name = "kivi-l", .key_bits = 4, .value_bits = 3, .group_size = 128, .sinks = 4, .param_bits = 8},
+       {.name = "kivi-m", .key_bits = 4, .value_bits = 2, .group_size = 128, .sinks = 4, .param_bits = 8},
+       {.name = "kivi-s", .key_bits = 3, .value_bits = 2, .group_size = 128, .sinks = 4, .param_bits = 8}}};
   return presets;
 }
 
@@ -58,7 +63,8 @@ format::PageLayout KvConfig::layout(const KvShape& shape) const {
           .value_bits = value_bits == kUnpackedBits ? 0 : value_bits,
           .key_group = group_size,
           // A head narrower than G, or no multiple of it, takes the widest group that divides both.
-          .value_group = std::gcd(group_size, shape.head_dim)};
+          .value_group = std::gcd(group_size, shape.head_dim),
+          .params = param_bits == 8 ? format::ParamFormat::kByte : format::ParamFormat::kHalf};
 }
 
 void KvConfig::validate(const KvShape& shape) const {
@@ -77,6 +83,8 @@ void KvConfig::validate(const KvShape& shape) const {
     fail(ErrorCode::kInvalidArgument, "group-size {}: must divide the page of {} tokens; use 16, 32, 64 or 128",
          group_size, kPageTokens);
   }
+  if (param_bits != 8 && param_bits != 16)
+    fail(ErrorCode::kInvalidArgument, "param-bits {}: must be 8 or 16", param_bits);
   if (residual_length < 0 || residual_length > 65536) {
     fail(ErrorCode::kInvalidArgument, "residual {}: must be 0 to 65536", residual_length);
   }
@@ -101,8 +109,8 @@ void set_kv_field(KvConfig& config, std::string_view field, std::string_view val
     config.*known.member = number;
     return;
   }
-  fail(ErrorCode::kInvalidArgument, "KV setting '{}': unknown; use group-size, residual, sinks, key-bits or value-bits",
-       field);
+  fail(ErrorCode::kInvalidArgument,
+       "KV setting '{}': unknown; use group-size, residual, sinks, key-bits, value-bits or param-bits", field);
 }
 
 KvConfig parse_kv_config(std::string_view text) {

@@ -28,11 +28,12 @@ struct KvConfig {
   static constexpr int kUnpackedBits = 16;
 
   std::string name;           // as the user wrote it: "kivi2", "kivi2:sinks=4"
-  int key_bits = 16;          // 2, 4, 8, or 16: never packed
+  int key_bits = 16;          // 2, 3, 4, 8, or 16: never packed
   int value_bits = 16;        // likewise
   int group_size = 32;        // G: tokens in a key group; channels in a value group (at most head_dim)
   int residual_length = 128;  // R: newest tokens in 16 bits: keys 0..R-1 of them, values R; 0: as few as groups allow
   int sinks = 0;              // first tokens that stay in 16 bits for ever
+  int param_bits = 16;        // of a group's scale and zero each; 8: format::ParamFormat::kByte, and values are rotated
 
   bool is_packed() const { return key_bits != kUnpackedBits || value_bits != kUnpackedBits; }
 
@@ -46,7 +47,8 @@ struct KvConfig {
   void validate(const KvShape& shape) const;
 };
 
-// "f16", "kivi4" and "kivi2": the paper's settings (G 32, R 128).
+// "f16", "kivi4" and "kivi2": the paper's settings (G 32, R 128). "kivi-l", "kivi-m" and "kivi-s": better ones at the
+// same bytes (docs/quality.md).
 std::span<const KvConfig> kv_presets();
 
 // NAME[:FIELD=VALUE]...: a preset with fields changed:

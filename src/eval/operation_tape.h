@@ -50,6 +50,7 @@ class OperationTape : public Backend {
   void norm(const NormArgs& args) override { note("norm", &Backend::norm, args); }
   void linear(const LinearArgs& args) override { note("linear", &Backend::linear, args); }
   void rope(const RopeArgs& args) override { note("rope", &Backend::rope, args); }
+  void hadamard(const HadamardArgs& args) override { note("hadamard", &Backend::hadamard, args); }
   void gate(const GateArgs& args) override { note("gate", &Backend::gate, args); }
   void soft_cap(const SoftCapArgs& args) override { note("soft_cap", &Backend::soft_cap, args); }
   void gather(const GatherArgs& args) override { note("gather", &Backend::gather, args); }

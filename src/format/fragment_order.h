@@ -12,6 +12,10 @@
 // fragment f is in group f / P of 128 words, word 4 * lane + register, at bit bits * (f % P) of each half. Fragments
 // count tiles of 16 channels within tiles of 16 tokens:  f = token tile * (head_dim / 16) + channel tile.
 //
+// Codes of 3 bits have their two low bits where codes of 2 bits would be. The high bits of such a group of eight
+// fragments are 64 words: word 2 * lane + register / 2 has, in each half, a byte for either of two registers, in it the
+// fragments' bits in the order 0, 4, 1, 5, 2, 6, 3, 7.
+//
 // What a tile holds is chosen so that a lane finds what it needs side by side:
 //   kSpread (tokens; channels of keys)   32 numbers in two tiles: lane column j has numbers 8j .. 8j+3 in the first,
 //                                        8j+4 .. 8j+7 in the second, so 16 bytes of scales, of q or of a 16-bit row
@@ -22,12 +26,14 @@
 #include <cstdint>
 
 #include "core/host_device.h"
+#include "format/packed_word.h"
 
 namespace kivi::format {
 
 inline constexpr int kTile = 16;                 // rows and columns of a fragment
 inline constexpr int kTileSpan = 32;             // numbers that two tiles share
 inline constexpr int kFragmentGroupWords = 128;  // 4 registers of 32 lanes
+inline constexpr int kHighGroupWords = 64;       // the high bits of eight fragments of 3-bit codes
 
 struct TilePlace {
   int tile;
@@ -50,28 +56,32 @@ KIVI_HD constexpr int rows_number(TilePlace at) {
   return at.tile / 2 * kTileSpan + at.index % 8 * 4 + at.tile % 2 * 2 + at.index / 8;
 }
 
-// A code's word, counted from the start of the side's codes, and its place in the word (bit bits * place).
-struct CodePlace {
-  int64_t word;
-  int place;
-};
+// The high bit of fragment i of a group of eight, in a byte: those of the first four fragments and of the last four are
+// two bits apart, as their low bits are, so that one shift puts four of them where they belong.
+KIVI_HD constexpr int high_bit_in_byte(int i) {
+  return i % 4 * 2 + i / 4;
+}
 
-KIVI_HD constexpr CodePlace fragment_place(int fragment, int row, int column, int bits) {
-  const int per_half = 16 / bits;
+// first_high: the first word of the high plane.
+KIVI_HD constexpr CodePlaces fragment_place(int fragment, int row, int column, int bits, int64_t first_high) {
+  const int per_half = 16 / low_bits(bits);
   const int lane = row % 8 * 4 + column % 8 / 2;
   const int in_lane = row / 8 + 2 * (column / 8);
-  return {int64_t{fragment / per_half} * kFragmentGroupWords + 4 * lane + in_lane,
-          fragment % per_half + per_half * (column % 2)};
+  const int group = fragment / per_half;
+  const int in_half = fragment % per_half;
+  return {{int64_t{group} * kFragmentGroupWords + 4 * lane + in_lane, in_half + per_half * (column % 2)},
+          {first_high + int64_t{group} * kHighGroupWords + 2 * lane + in_lane / 2,
+           high_bit_in_byte(in_half % 8) + 8 * (in_lane % 2) + 16 * (column % 2)}};
 }
-KIVI_HD constexpr CodePlace key_fragment_place(int token, int channel, int head_dim, int bits) {
+KIVI_HD constexpr CodePlaces key_fragment_place(int token, int channel, int head_dim, int bits, int64_t first_high) {
   const TilePlace row = spread_place(token);
   const TilePlace column = spread_place(channel);
-  return fragment_place(row.tile * (head_dim / kTile) + column.tile, row.index, column.index, bits);
+  return fragment_place(row.tile * (head_dim / kTile) + column.tile, row.index, column.index, bits, first_high);
 }
-KIVI_HD constexpr CodePlace value_fragment_place(int token, int channel, int head_dim, int bits) {
+KIVI_HD constexpr CodePlaces value_fragment_place(int token, int channel, int head_dim, int bits, int64_t first_high) {
   const TilePlace row = rows_place(channel);
   const TilePlace column = spread_place(token);
-  return fragment_place(column.tile * (head_dim / kTile) + row.tile, row.index, column.index, bits);
+  return fragment_place(column.tile * (head_dim / kTile) + row.tile, row.index, column.index, bits, first_high);
 }
 
 static_assert(spread_number(spread_place(77)) == 77 && rows_number(rows_place(77)) == 77);

@@ -12,13 +12,20 @@ namespace {
 constexpr int kTokens = 128;  // of a page
 
 // What a kernel does to read element (row, column) of a fragment: load 16 bytes a lane, mask the word, take a half.
-uint32_t read_as_kernel(const uint32_t* words, int fragment, int row, int column, int bits) {
-  const int per_half = 16 / bits;
+// With 3 bits it loads 8 bytes more, which one shift for every four fragments brings to the low bits' left.
+uint32_t read_as_kernel(const uint32_t* words, int fragment, int row, int column, int bits, int64_t first_high) {
+  const int low = low_bits(bits);
+  const int per_half = 16 / low;
   const int lane = row % 8 * 4 + column % 8 / 2;
   const int in_lane = row / 8 + 2 * (column / 8);
-  const uint32_t word = words[fragment / per_half * kFragmentGroupWords + lane * 4 + in_lane];
-  const uint32_t mask = max_code(bits) * 0x00010001U;
-  const uint32_t pair = word >> (bits * (fragment % per_half)) & mask;
+  const int group = fragment / per_half;
+  const int i = fragment % per_half;
+  uint32_t pair = words[group * kFragmentGroupWords + lane * 4 + in_lane] >> (low * i) & max_code(low) * 0x00010001U;
+  if (has_high_plane(bits)) {
+    const uint32_t high = words[first_high + group * kHighGroupWords + lane * 2 + in_lane / 2];
+    const uint32_t fourfold = in_lane % 2 == 0 ? high << (i < 4 ? 2 : 1) : high >> (i < 4 ? 6 : 7);
+    pair |= fourfold >> (2 * (i % 4)) & 4U * 0x00010001U;
+  }
   return column % 2 == 0 ? pair & 0xFFFFU : pair >> 16;
 }
 
@@ -44,8 +51,9 @@ TEST(FragmentOrder, ALaneHasItsNumbersSideBySide) {
 }
 
 TEST(FragmentOrder, KernelsFindEveryCode) {
-  for (const int bits : {2, 4, 8}) {
+  for (const int bits : {2, 3, 4, 8}) {
     for (const int head_dim : {64, 96, 128, 256}) {
+      const int64_t first_high = kTokens * head_dim * low_bits(bits) / 32;
       std::vector<uint32_t> keys(static_cast<size_t>(kTokens * head_dim * bits / 32));
       std::vector<uint32_t> values(keys.size());
       const auto code = [bits](int token, int channel) {
@@ -53,10 +61,10 @@ TEST(FragmentOrder, KernelsFindEveryCode) {
       };
       for (int token = 0; token < kTokens; ++token) {
         for (int channel = 0; channel < head_dim; ++channel) {
-          const CodePlace key = key_fragment_place(token, channel, head_dim, bits);
-          const CodePlace value = value_fragment_place(token, channel, head_dim, bits);
-          keys[key.word] = with_code(keys[key.word], key.place, bits, code(token, channel));
-          values[value.word] = with_code(values[value.word], value.place, bits, code(token, channel));
+          write_code(keys.data(), key_fragment_place(token, channel, head_dim, bits, first_high), bits,
+                     code(token, channel));
+          write_code(values.data(), value_fragment_place(token, channel, head_dim, bits, first_high), bits,
+                     code(token, channel));
         }
       }
       const int channel_tiles = head_dim / kTile;
@@ -65,9 +73,9 @@ TEST(FragmentOrder, KernelsFindEveryCode) {
         const int channel_tile = fragment % channel_tiles;
         for (int row = 0; row < kTile; ++row) {
           for (int column = 0; column < kTile; ++column) {
-            ASSERT_EQ(read_as_kernel(keys.data(), fragment, row, column, bits),
+            ASSERT_EQ(read_as_kernel(keys.data(), fragment, row, column, bits, first_high),
                       code(spread_number({token_tile, row}), spread_number({channel_tile, column})));
-            ASSERT_EQ(read_as_kernel(values.data(), fragment, row, column, bits),
+            ASSERT_EQ(read_as_kernel(values.data(), fragment, row, column, bits, first_high),
                       code(spread_number({token_tile, column}), rows_number({channel_tile, row})));
           }
         }

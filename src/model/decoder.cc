@@ -195,6 +195,12 @@ void Decoder::attend(int layer, const KvCache& cache, const Extent& extent) {
   const AnyView q_and_k = as_heads(column_range(qkv, 0, q_columns + k_columns), c.head_dim);
   if (c.has_head_norm) backend_->norm(norm_args(w.head_norm, q_and_k, q_and_k));
   rotate(layer, q_and_k, n);
+  const format::KvBatchView view = cache.view(layer, extent.n_sequences);
+  const AnyView out = as_heads(a.attended.rows(n), c.head_dim);
+  const auto rotate_values = [&](const AnyView& values) {
+    if (view.layout.has_rotated_values()) backend_->hadamard({.x = values, .block = view.layout.value_group});
+  };
+  rotate_values(as_heads(column_range(qkv, q_columns + k_columns, k_columns), c.head_dim));
   AnyView kv = column_range(qkv, q_columns, 2 * k_columns);
   if (!a.kv16.view().empty()) {
     backend_->convert({.x = kv, .out = a.kv16.rows(n)});
@@ -203,7 +209,6 @@ void Decoder::attend(int layer, const KvCache& cache, const Extent& extent) {
   const AnyView new_keys = as_heads(column_range(kv, 0, k_columns), c.head_dim);
   const AnyView new_values = as_heads(column_range(kv, k_columns, k_columns), c.head_dim);
   const AnyView seq_begin = cache.seq_begin(extent.n_sequences);
-  const format::KvBatchView view = cache.view(layer, extent.n_sequences);
   backend_->attend({.q = as_heads(column_range(qkv, 0, q_columns), c.head_dim),
                     .new_keys = new_keys,
                     .new_values = new_values,
@@ -211,7 +216,8 @@ void Decoder::attend(int layer, const KvCache& cache, const Extent& extent) {
                     .cache = view,
                     .softmax_scale = softmax_scale(c),
                     .score_cap = static_cast<float>(c.score_cap),
-                    .out = as_heads(a.attended.rows(n), c.head_dim)});
+                    .out = out});
+  rotate_values(out);
   backend_->store_kv({.new_keys = new_keys, .new_values = new_values, .seq_begin = seq_begin, .cache = view});
 }
 

@@ -3,20 +3,50 @@
 #include <algorithm>
 #include <cmath>
 
-#include "format/quantise.h"
+#include "format/group_params.h"
 
 namespace kivi::reference {
 namespace {
 
-// Replaces the numbers that `at(i)` names, i in [0, n), by what a reader of their packed group sees.
-template <typename At>
-void quantise_in_place(int n, int bits, At at) {
+// What a reader sees of x in a group with this line.
+float seen(float x, const format::GroupLine& line, int bits) {
+  return format::dequantise(format::quantise(x, line.scale, line.zero, bits), line.scale, line.zero);
+}
+
+format::GroupLine as_line(const format::GroupParams& params) {
+  return {to_float(params.scale), to_float(params.zero)};
+}
+
+// Quantises `n` rows in place, each channel a group.
+void quantise_channels(Row* rows, int n, int bits, format::ParamFormat params) {
+  const size_t n_channels = rows[0].size();
+  std::vector<format::GroupRange> ranges(n_channels);
+  float largest_zero = 0;
+  for (size_t c = 0; c < n_channels; ++c) {
+    for (int t = 0; t < n; ++t) ranges[c].add(rows[t][c]);
+    largest_zero = std::max(largest_zero, std::abs(format::key_group_params(ranges[c], bits).zero));
+  }
+  const float unit = to_float(format::zero_unit(largest_zero));
+  for (size_t c = 0; c < n_channels; ++c) {
+    format::GroupLine line = as_line(format::group_params(ranges[c], bits));
+    if (params == format::ParamFormat::kByte) {
+      const format::KeyGroupParams wanted = format::key_group_params(ranges[c], bits);
+      line = {format::scale_of_byte(wanted.scale), format::zero_of_byte(format::zero_to_byte(wanted.zero, unit), unit)};
+    }
+    for (int t = 0; t < n; ++t) rows[t][c] = seen(rows[t][c], line, bits);
+  }
+}
+
+// Quantises a group of a row in place.
+void quantise_group(std::span<float> x, int bits, format::ParamFormat params) {
   format::GroupRange range;
-  for (int i = 0; i < n; ++i) range.add(at(i));
-  const format::GroupParams params = format::group_params(range, bits);
-  const float scale = to_float(params.scale);
-  const float zero = to_float(params.zero);
-  for (int i = 0; i < n; ++i) at(i) = format::dequantise(format::quantise(at(i), scale, zero, bits), scale, zero);
+  for (const float number : x) range.add(number);
+  format::GroupLine line = as_line(format::group_params(range, bits));
+  if (params == format::ParamFormat::kByte) {
+    const uint8_t scale = format::value_scale(format::sum_of_squares(x), static_cast<int>(x.size()), bits);
+    line = format::value_line(scale, bits);
+  }
+  for (float& number : x) number = seen(number, line, bits);
 }
 
 }  // namespace
@@ -61,10 +91,7 @@ void Algorithm1::flush_keys() {
   const auto n_tokens = static_cast<int64_t>(keys_.size());
   while (n_tokens - policy.sinks - n_packed_keys_ >= int64_t{policy.keep} + policy.flush) {
     for (int group = 0; group < policy.flush / config_.key_group; ++group) {
-      Row* rows = &keys_[policy.sinks + n_packed_keys_];
-      for (size_t c = 0; c < rows[0].size(); ++c) {
-        quantise_in_place(config_.key_group, config_.key_bits, [&](int t) -> float& { return rows[t][c]; });
-      }
+      quantise_channels(&keys_[policy.sinks + n_packed_keys_], config_.key_group, config_.key_bits, config_.params);
       n_packed_keys_ += config_.key_group;
     }
   }
@@ -77,7 +104,7 @@ void Algorithm1::flush_values() {
     for (int token = 0; token < policy.flush; ++token) {
       Row& row = values_[policy.sinks + n_packed_values_];
       for (size_t c = 0; c < row.size(); c += config_.value_group) {
-        quantise_in_place(config_.value_group, config_.value_bits, [&](int i) -> float& { return row[c + i]; });
+        quantise_group(std::span(row).subspan(c, config_.value_group), config_.value_bits, config_.params);
       }
       ++n_packed_values_;
     }

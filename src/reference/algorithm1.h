@@ -19,6 +19,7 @@ struct Algorithm1Config {
   int value_group = 32;  // channels
   format::WindowPolicy key_policy;
   format::WindowPolicy value_policy;
+  format::ParamFormat params = format::ParamFormat::kHalf;  // kByte: rows of values come rotated
 };
 
 class Algorithm1 {

@@ -1,6 +1,7 @@
 #include "reference/ops.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numbers>
 #include <span>
@@ -74,6 +75,23 @@ void linear(const F32Linear& args) {
       if (args.accumulate) sum += args.out(n, r);
       for (int64_t c = 0; c < args.weight.cols; ++c) sum += double{row[static_cast<size_t>(c)]} * args.x(n, c);
       args.out(n, r) = static_cast<float>(sum);
+    }
+  }
+}
+
+void hadamard(const F32Hadamard& args) {
+  const int64_t n = args.block;
+  std::vector<double> out(static_cast<size_t>(n));
+  for (int64_t row = 0; row < args.x.shape[0]; ++row) {
+    for (int64_t head = 0; head < args.x.shape[1]; ++head) {
+      for (int64_t first = 0; first < args.x.shape[2]; first += n) {
+        float* x = &args.x(row, head, first);
+        for (int64_t i = 0; i < n; ++i) {
+          out[i] = 0;
+          for (int64_t j = 0; j < n; ++j) out[i] += std::popcount(static_cast<uint64_t>(i & j)) % 2 == 0 ? x[j] : -x[j];
+        }
+        for (int64_t i = 0; i < n; ++i) x[i] = static_cast<float>(out[i] / std::sqrt(static_cast<double>(n)));
+      }
     }
   }
 }

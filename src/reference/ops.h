@@ -9,6 +9,7 @@ void embed(const F32Embed& args);
 void norm(const F32Norm& args);
 void linear(const F32Linear& args);
 void rope(const F32Rope& args);
+void hadamard(const F32Hadamard& args);
 void gate(const F32Gate& args);
 void soft_cap(const F32SoftCap& args);
 void gather(const F32Gather& args);

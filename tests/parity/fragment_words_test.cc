@@ -44,9 +44,9 @@ TEST(FragmentWords, AWordBelongsToOneStretchOfTokens) {
       std::vector<int> owner(words_of_tokens(format::kPageTokens, head_dim, bits), -1);
       for (int token = 0; token < format::kPageTokens; ++token) {
         for (int channel = 0; channel < head_dim; ++channel) {
-          EXPECT_EQ(layout.key_code(token, channel).word / n_words, token / stretch);
-          EXPECT_EQ(layout.value_code(token, channel).word / n_words, token / stretch);
-          int& half = owner[layout.key_code(token, channel).word];
+          EXPECT_EQ(layout.key_code(token, channel).low.word / n_words, token / stretch);
+          EXPECT_EQ(layout.value_code(token, channel).low.word / n_words, token / stretch);
+          int& half = owner[layout.key_code(token, channel).low.word];
           shared |= half >= 0 && half != token / 32;
           half = token / 32;
         }
@@ -75,9 +75,8 @@ void expect_words_write(int head_dim, int first, int end) {
   std::vector<uint32_t> wanted_values = keys;
   for (int token = first; token < end; ++token) {
     for (int channel = 0; channel < head_dim; ++channel) {
-      const auto set = [&](std::vector<uint32_t>& words, format::CodePlace at) {
-        words[at.word] &= ~(format::max_code(Bits) << (Bits * at.place));
-        words[at.word] = format::with_code(words[at.word], at.place, Bits, codes[token * head_dim + channel]);
+      const auto set = [&](std::vector<uint32_t>& words, const format::CodePlaces& at) {
+        format::write_code(words.data(), at, Bits, codes[token * head_dim + channel]);
       };
       set(wanted_keys, layout.key_code(token, channel));
       set(wanted_values, layout.value_code(token, channel));
@@ -117,10 +116,10 @@ TEST(FragmentWords, TheCodesOfAValueFillBytes) {
       for (int token = 0; token < format::kPageTokens; ++token) {
         for (int channel = 0; channel < head_dim; ++channel) {
           if (channel / 32 % run_spans != 0 || channel % 4 > 1) continue;  // the first of a run
-          const format::CodePlace first = layout.value_code(token, channel);
+          const format::CodePlace first = layout.value_code(token, channel).low;
           ASSERT_EQ(first.place * bits % 8, 0);
           for (int i = 0; i < 2 * run_spans; ++i) {
-            const format::CodePlace place = layout.value_code(token, channel + i / 2 * 32 + i % 2 * 2);
+            const format::CodePlace place = layout.value_code(token, channel + i / 2 * 32 + i % 2 * 2).low;
             EXPECT_EQ(place.word, first.word);
             EXPECT_EQ(place.place, first.place + i);
             const int64_t byte = 4 * place.word + bits * place.place / 8;
@@ -178,11 +177,11 @@ void expect_expanded(const PageLayout& layout, bool keys, int half, int n_tokens
   for (int i = 0; i < n_tokens; ++i) {
     const int token = half * kHalfPage + i;
     for (int channel = 0; channel < kHeadDim; ++channel) {
-      const format::CodePlace at = keys ? layout.key_code(token, channel) : layout.value_code(token, channel);
+      const format::CodePlaces at = keys ? layout.key_code(token, channel) : layout.value_code(token, channel);
       const int64_t param = keys ? layout.key_param(token, channel) : layout.value_param(token, channel);
       const auto* words =
           reinterpret_cast<const uint32_t*>(block.data() + (keys ? layout.key_codes() : layout.value_codes()));
-      const float x = format::dequantise(format::code_at(words[at.word], at.place, Bits),
+      const float x = format::dequantise(format::read_code(words, at, Bits),
                                          half_at(block, keys ? layout.key_scales() : layout.value_scales(), param),
                                          half_at(block, keys ? layout.key_zeros() : layout.value_zeros(), param));
       wanted[i * kPitch + channel] = rounded<T>(x);

@@ -17,6 +17,7 @@
 #include "attend_tolerance.h"
 #include "backend/reference/paged.h"
 #include "core/error.h"
+#include "format/group_params.h"
 #include "paged_batch.h"
 
 namespace kivi::parity {
@@ -229,16 +230,14 @@ class Lockstep {
     const format::PageLayout& layout = view.layout;
     const format::WindowPolicy& policy = keys ? view.key_policy : view.value_policy;
     const int64_t n_packed = policy.n_packed(n_past_[b]);
-    const int64_t zeros_at = keys ? layout.key_zeros() : layout.value_zeros();
     for (size_t t = 0; t < all.size(); ++t) {
       const int64_t u = policy.first_seen(n_past_[b]) + static_cast<int64_t>(t) - policy.sinks;
       for (int c = 0; c < head_dim(); ++c) {
         float zero = 0.0F;
         if (u >= 0 && u < n_packed) {
           const auto token = static_cast<int>(u % format::kPageTokens);
-          const int64_t param = keys ? layout.key_param(token, c) : layout.value_param(token, c);
           const std::byte* block = view.packed_block(static_cast<int64_t>(b), u / format::kPageTokens, head);
-          zero = to_float(reinterpret_cast<const Half*>(block + zeros_at)[param]);
+          zero = (keys ? format::key_line(layout, block, token, c) : format::value_line(layout, block, token, c)).zero;
         }
         all[t][c] = std::abs(all[t][c] - zero) + std::abs(zero);
       }

@@ -65,15 +65,16 @@ constexpr int n_passes(int n_heads) {
 // Place in its word of a code that is a multiple of 2 * kLanes; 0, known at compile time, where that is whole words.
 template <int kBits>
 HWY_INLINE constexpr int place_of(int code) {
-  return 2 * kLanes % (32 / kBits) == 0 ? 0 : code % (32 / kBits);
+  constexpr int kPerWord = format::codes_per_word(kBits);
+  return 2 * kLanes % kPerWord == 0 ? 0 : code % kPerWord;
 }
 
-// sums[h][v] += weights[h * weights_stride] * code, for kVectors vectors of codes from place `first` of words on.
+// sums[h][v] += weights[h * weights_stride] * code, for kVectors vectors of codes from place `first` of the run on.
 template <int kBits, int kHeads, int kVectors>
-HWY_INLINE void add_codes(const uint32_t* words, int first, const float* weights, int weights_stride,
+HWY_INLINE void add_codes(const CodeRun& run, int first, const float* weights, int weights_stride,
                           VF (&sums)[kHeads][kVectors]) {
   VF code[kVectors];
-  for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(words, first + v * kLanes);
+  for (int v = 0; v < kVectors; ++v) code[v] = load_codes<kBits>(run, first + v * kLanes, v * kLanes);
   for (int h = 0; h < kHeads; ++h) {
     const VF weight = hn::Set(DF(), weights[h * weights_stride]);
     for (int v = 0; v < kVectors; ++v) sums[h][v] = hn::MulAdd(weight, code[v], sums[h][v]);
@@ -81,9 +82,9 @@ HWY_INLINE void add_codes(const uint32_t* words, int first, const float* weights
 }
 
 // Passes sum over i < n of weights_h[i] * code_i to store(h, v, sum), for kVectors vectors of codes and kHeads rows of
-// weights. The codes of step i start at place `first` of words + i * stride.
+// weights. The codes of step i start at place `first` of the run, i * stride codes further on.
 template <int kBits, int kHeads, int kVectors, typename Store>
-HWY_INLINE void sum_codes(const uint32_t* words, int first, int stride, int n, const float* weights, int weights_stride,
+HWY_INLINE void sum_codes(const CodeRun& run, int first, int stride, int n, const float* weights, int weights_stride,
                           Store store) {
   // A multiply-add takes four cycles and two start in one: odd steps have sums of their own where registers allow.
   constexpr int kChains = kLanes == 16 && kHeads * kVectors <= 6 ? 2 : 1;
@@ -96,10 +97,11 @@ HWY_INLINE void sum_codes(const uint32_t* words, int first, int stride, int n, c
   int i = 0;
   for (; i + kChains <= n; i += kChains) {
     for (int chain = 0; chain < kChains; ++chain)
-      add_codes<kBits>(words + int64_t{i + chain} * stride, first, weights + i + chain, weights_stride, sums[chain]);
+      add_codes<kBits>(run.plus<kBits>(int64_t{i + chain} * stride), first, weights + i + chain, weights_stride,
+                       sums[chain]);
   }
   if constexpr (kChains > 1) {
-    if (i < n) add_codes<kBits>(words + int64_t{i} * stride, first, weights + i, weights_stride, sums[0]);
+    if (i < n) add_codes<kBits>(run.plus<kBits>(int64_t{i} * stride), first, weights + i, weights_stride, sums[0]);
   }
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) {
@@ -118,18 +120,47 @@ HWY_INLINE void for_each_vectors(int n, Body body) {
   }
 }
 
+// Scales and zeros of codes that have their own, one after the other.
+struct HalfParams {
+  const Half* scales;
+  const Half* zeros;
+  HWY_INLINE VF scale(int i) const { return load_halves(scales + i); }
+  HWY_INLINE VF zero(int i, VF /*scale*/) const { return load_halves(zeros + i); }
+  format::GroupLine line(int i) const { return {to_float(scales[i]), to_float(zeros[i])}; }
+};
+struct ByteKeyParams {
+  const uint8_t* scales;
+  const uint8_t* zeros;
+  float unit;
+  HWY_INLINE VF scale(int i) const { return load_byte_scales(scales + i); }
+  HWY_INLINE VF zero(int i, VF /*scale*/) const {
+    return hn::Mul(hn::Sub(load_bytes(zeros + i), hn::Set(DF(), 128.0F)), hn::Set(DF(), unit));
+  }
+  format::GroupLine line(int i) const {
+    return {format::scale_of_byte(scales[i]), format::zero_of_byte(zeros[i], unit)};
+  }
+};
+struct ByteValueParams {
+  const uint8_t* scales;
+  int bits;
+  HWY_INLINE VF scale(int i) const { return load_byte_scales(scales + i); }
+  HWY_INLINE VF zero(int /*i*/, VF scale) const {
+    return hn::Mul(scale, hn::Set(DF(), -0.5F * static_cast<float>(format::max_code(bits))));
+  }
+  format::GroupLine line(int i) const { return format::value_line(scales[i], bits); }
+};
+
 // For n codes that have scales and zeros of their own and are weighted by rows of x: scaled_h[i] = x_h[i] * scale[i],
 // and bias[h] = sum of x_h[i] * zero[i]. Rows are `stride` apart.
-template <int kHeads>
-HWY_INLINE void fold_params(const Half* scales, const Half* zeros, int n, const float* x, int stride, float* scaled,
-                            float* bias) {
+template <int kHeads, typename Params>
+void fold_params(const Params& params, int n, const float* x, int stride, float* scaled, float* bias) {
   const DF d;
   VF sum[kHeads];
   for (VF& row : sum) row = hn::Zero(d);
   int i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    const VF scale = load_halves(scales + i);
-    const VF zero = load_halves(zeros + i);
+    const VF scale = params.scale(i);
+    const VF zero = params.zero(i, scale);
     for (int h = 0; h < kHeads; ++h) {
       const VF weight = hn::LoadU(d, x + h * stride + i);
       hn::StoreU(hn::Mul(weight, scale), d, scaled + h * stride + i);
@@ -138,10 +169,45 @@ HWY_INLINE void fold_params(const Half* scales, const Half* zeros, int n, const 
   }
   for (int h = 0; h < kHeads; ++h) bias[h] = hn::GetLane(hn::SumOfLanes(d, sum[h]));
   for (; i < n; ++i) {
+    const format::GroupLine line = params.line(i);
     for (int h = 0; h < kHeads; ++h) {
-      scaled[h * stride + i] = x[h * stride + i] * to_float(scales[i]);
-      bias[h] += x[h * stride + i] * to_float(zeros[i]);
+      scaled[h * stride + i] = x[h * stride + i] * line.scale;
+      bias[h] += x[h * stride + i] * line.zero;
     }
+  }
+}
+
+// The same for the group of keys that begins with `token`: of its channels.
+template <int kHeads>
+HWY_INLINE void fold_key_params(const format::PageLayout& layout, const std::byte* block, int token, const float* q,
+                                float* scaled, float* bias) {
+  const int64_t param = layout.key_param(token, 0);
+  const std::byte* scales = block + layout.key_scales() + param * layout.param_bytes();
+  const std::byte* zeros = block + layout.key_zeros() + param * layout.param_bytes();
+  const int n = layout.head_dim;
+  if (layout.params == format::ParamFormat::kHalf) {
+    const HalfParams params{reinterpret_cast<const Half*>(scales), reinterpret_cast<const Half*>(zeros)};
+    fold_params<kHeads>(params, n, q, n, scaled, bias);
+  } else {
+    const float unit = format::half_at(block + layout.key_zero_units(), token / layout.key_group);
+    const ByteKeyParams params{reinterpret_cast<const uint8_t*>(scales), reinterpret_cast<const uint8_t*>(zeros), unit};
+    fold_params<kHeads>(params, n, q, n, scaled, bias);
+  }
+}
+
+// The same for group `group` of the values: of their tokens.
+template <int kHeads>
+HWY_INLINE void fold_value_params(const PackedRows& values, int group, const float* p, float* scaled, float* bias) {
+  const format::PageLayout& layout = *values.layout;
+  const int64_t param = int64_t{group} * format::kPageTokens + values.first;
+  const std::byte* scales = values.block + layout.value_scales() + param * layout.param_bytes();
+  if (layout.params == format::ParamFormat::kHalf) {
+    const HalfParams params{reinterpret_cast<const Half*>(scales),
+                            reinterpret_cast<const Half*>(values.block + layout.value_zeros()) + param};
+    fold_params<kHeads>(params, values.n, p, kTile, scaled, bias);
+  } else {
+    const ByteValueParams params{reinterpret_cast<const uint8_t*>(scales), layout.value_bits};
+    fold_params<kHeads>(params, values.n, p, kTile, scaled, bias);
   }
 }
 
@@ -151,20 +217,16 @@ void score_groups(const PackedRows& keys, const float* q, float* qs, float* scor
   const format::PageLayout& layout = *keys.layout;
   const int head_dim = layout.head_dim;
   for (int done = 0; done < keys.n; done += layout.key_group) {
-    const int64_t param = layout.key_param(keys.first + done, 0);
-    const auto* scales = reinterpret_cast<const Half*>(keys.block + layout.key_scales()) + param;
-    const auto* zeros = reinterpret_cast<const Half*>(keys.block + layout.key_zeros()) + param;
     float bias[kHeads];
-    fold_params<kHeads>(scales, zeros, head_dim, q, head_dim, qs, bias);
+    fold_key_params<kHeads>(layout, keys.block, keys.first + done, q, qs, bias);
     ahead.step();
-    const auto* words =
-        reinterpret_cast<const uint32_t*>(keys.block + layout.key_codes()) + layout.key_code(keys.first + done, 0).word;
+    const CodeRun run = CodeRun::at(keys.block + layout.key_codes(), layout.key_code(keys.first + done, 0));
     for_each_vectors(layout.key_group, [&](auto vectors, int token) {
       const auto store = [&](int h, int v, VF dot) HWY_ATTR {
         hn::StoreU(hn::Add(dot, hn::Set(d, bias[h])), d, scores + h * kTile + done + token + v * kLanes);
       };
-      sum_codes<kBits, kHeads, vectors()>(words + token * kBits / 32, place_of<kBits>(token),
-                                          layout.words_per_key_group(), head_dim, qs, head_dim, store);
+      sum_codes<kBits, kHeads, vectors()>(run.plus<kBits>(token), place_of<kBits>(token), layout.key_group, head_dim,
+                                          qs, head_dim, store);
     });
   }
 }
@@ -267,23 +329,18 @@ template <int kBits, int kHeads>
 void sum_groups(const PackedRows& values, const float* p, float* ps, float* out, AskAhead& ahead) {
   const DF d;
   const format::PageLayout& layout = *values.layout;
-  const int words_per_token = layout.words_per_value_row();
-  const auto* row =
-      reinterpret_cast<const uint32_t*>(values.block + layout.value_codes()) + values.first * words_per_token;
+  const CodeRun row = CodeRun::at(values.block + layout.value_codes(), layout.value_code(values.first, 0));
   for (int group = 0; group < layout.value_groups(); ++group) {
-    const int64_t param = int64_t{group} * format::kPageTokens + values.first;
-    const Half* scales = reinterpret_cast<const Half*>(values.block + layout.value_scales()) + param;
-    const Half* zeros = reinterpret_cast<const Half*>(values.block + layout.value_zeros()) + param;
     float bias[kHeads];
-    fold_params<kHeads>(scales, zeros, values.n, p, kTile, ps, bias);
+    fold_value_params<kHeads>(values, group, p, ps, bias);
     for (int from = 0; from < values.n; from += kPart) {
       ahead.step();
       const int n = std::min(kPart, values.n - from);
       const bool last = from + n == values.n;
       for_each_vectors(layout.value_group, [&](auto vectors, int channel) {
         const int c = group * layout.value_group + channel;
-        sum_codes<kBits, kHeads, vectors()>(row + from * words_per_token + c * kBits / 32, place_of<kBits>(c),
-                                            words_per_token, n, ps + from, kTile, [&](int h, int v, VF dot) {
+        sum_codes<kBits, kHeads, vectors()>(row.plus<kBits>(int64_t{from} * layout.head_dim + c), place_of<kBits>(c),
+                                            layout.head_dim, n, ps + from, kTile, [&](int h, int v, VF dot) {
                                               float* to = out + h * layout.head_dim + c + v * kLanes;
                                               if (last) dot = hn::Add(dot, hn::Set(d, bias[h]));
                                               hn::StoreU(hn::Add(hn::LoadU(d, to), dot), d, to);

@@ -16,15 +16,15 @@ void packed_key_tile(const PackedRows& keys, float* tile) {
   const DF d;
   const format::PageLayout& layout = *keys.layout;
   with_bits(layout.key_bits, [&](auto bits) {
-    const auto* codes = reinterpret_cast<const uint32_t*>(keys.block + layout.key_codes());
     for (int done = 0; done < keys.n; done += layout.key_group) {
+      const int token = keys.first + done;
       for (int c = 0; c < layout.head_dim; ++c) {
-        const int64_t param = layout.key_param(keys.first + done, c);
-        const VF scale = hn::Set(d, to_float(reinterpret_cast<const Half*>(keys.block + layout.key_scales())[param]));
-        const VF zero = hn::Set(d, to_float(reinterpret_cast<const Half*>(keys.block + layout.key_zeros())[param]));
-        const uint32_t* words = codes + layout.key_code(keys.first + done, c).word;
+        const format::GroupLine line = format::key_line(layout, keys.block, token, c);
+        const VF scale = hn::Set(d, line.scale);
+        const VF zero = hn::Set(d, line.zero);
+        const CodeRun run = CodeRun::at(keys.block + layout.key_codes(), layout.key_code(token, c));
         for (int i = 0; i < layout.key_group; i += kLanes) {
-          hn::StoreU(hn::MulAdd(load_codes<bits()>(words, i), scale, zero), d, tile + int64_t{c} * kTile + done + i);
+          hn::StoreU(hn::MulAdd(load_codes<bits()>(run, i, i), scale, zero), d, tile + int64_t{c} * kTile + done + i);
         }
       }
     }
@@ -46,16 +46,15 @@ void packed_value_tile(const PackedRows& values, float* tile) {
   const DF d;
   const format::PageLayout& layout = *values.layout;
   with_bits(layout.value_bits, [&](auto bits) {
-    const auto* codes = reinterpret_cast<const uint32_t*>(values.block + layout.value_codes());
     for (int i = 0; i < values.n; ++i) {
+      const int token = values.first + i;
       for (int c = 0; c < layout.head_dim; c += layout.value_group) {
-        const int64_t param = layout.value_param(values.first + i, c);
-        const VF scale =
-            hn::Set(d, to_float(reinterpret_cast<const Half*>(values.block + layout.value_scales())[param]));
-        const VF zero = hn::Set(d, to_float(reinterpret_cast<const Half*>(values.block + layout.value_zeros())[param]));
-        const uint32_t* words = codes + layout.value_code(values.first + i, c).word;
+        const format::GroupLine line = format::value_line(layout, values.block, token, c);
+        const VF scale = hn::Set(d, line.scale);
+        const VF zero = hn::Set(d, line.zero);
+        const CodeRun run = CodeRun::at(values.block + layout.value_codes(), layout.value_code(token, c));
         for (int j = 0; j < layout.value_group; j += kLanes) {
-          hn::StoreU(hn::MulAdd(load_codes<bits()>(words, j), scale, zero), d,
+          hn::StoreU(hn::MulAdd(load_codes<bits()>(run, j, j), scale, zero), d,
                      tile + int64_t{i} * layout.head_dim + c + j);
         }
       }

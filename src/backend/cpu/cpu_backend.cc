@@ -35,6 +35,7 @@ class CpuBackend : public HostBackend {
   void norm(const NormArgs& args) override { cpu::norm(typed(args), isa_, n_threads_); }
   void linear(const LinearArgs& args) override { cpu::linear(typed(args), isa_, n_threads_); }
   void rope(const RopeArgs& args) override { cpu::rope(typed(args), isa_, n_threads_); }
+  void hadamard(const HadamardArgs& args) override { cpu::hadamard(typed(args), n_threads_); }
   void gate(const GateArgs& args) override { cpu::gate(typed(args), isa_, n_threads_); }
   void soft_cap(const SoftCapArgs& args) override { cpu::soft_cap(typed(args), isa_, n_threads_); }
   void gather(const GatherArgs& args) override { cpu::gather(typed(args)); }

@@ -309,6 +309,26 @@ void rope(const F32Rope& args, Isa isa, int n_threads) {
   });
 }
 
+void hadamard(const F32Hadamard& args, int n_threads) {
+  const float factor = 1.0F / std::sqrt(static_cast<float>(args.block));
+  for_each_row(n_threads, args.x.shape[0], args.x.shape[1] * args.x.shape[2], [&](int64_t n) {
+    for (int64_t head = 0; head < args.x.shape[1]; ++head) {
+      float* x = args.x[n][head].data;
+      for (int64_t half = 1; half < args.block; half *= 2) {
+        for (int64_t first = 0; first < args.x.shape[2]; first += 2 * half) {
+          for (int64_t i = first; i < first + half; ++i) {
+            const float a = x[i];
+            const float b = x[i + half];
+            x[i] = a + b;
+            x[i + half] = a - b;
+          }
+        }
+      }
+      for (int64_t i = 0; i < args.x.shape[2]; ++i) x[i] *= factor;
+    }
+  });
+}
+
 void gather(const F32Gather& args) {
   for (int64_t m = 0; m < args.rows.shape[0]; ++m) {
     std::copy_n(args.x[args.rows[m]].data, args.x.shape[1], args.out[m].data);

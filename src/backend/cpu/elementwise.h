@@ -8,6 +8,7 @@ namespace kivi::cpu {
 
 void norm(const F32Norm& args, Isa isa, int n_threads);
 void rope(const F32Rope& args, Isa isa, int n_threads);
+void hadamard(const F32Hadamard& args, int n_threads);
 void gate(const F32Gate& args, Isa isa, int n_threads);
 void soft_cap(const F32SoftCap& args, Isa isa, int n_threads);
 void convert(const F32Convert& args, Isa isa, int n_threads);

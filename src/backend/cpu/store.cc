@@ -3,42 +3,54 @@
 #include "backend/cpu/store.h"
 
 #include <algorithm>
-#include <array>
+#include <span>
 #include <vector>
 
 #include "backend/cpu/timeline.h"
 #include "core/parallel.h"
-#include "format/quantise.h"
+#include "format/group_params.h"
 
 namespace kivi::cpu {
 namespace {
 
 using format::kPageTokens;
 
-struct Params {
-  float scale;
-  float zero;
+// Where a run of codes goes: whole words, or with 3 bits, the words of their low bits and the bytes of the high ones.
+struct CodeRun {
+  uint32_t* low;
+  uint8_t* high;
 };
 
-// The parameters of a group with this range, stored at `index` of the two arrays.
-Params store_params(const format::GroupRange& range, int bits, std::byte* scales, std::byte* zeros, int64_t index) {
-  const format::GroupParams params = format::group_params(range, bits);
-  reinterpret_cast<Half*>(scales)[index] = params.scale;
-  reinterpret_cast<Half*>(zeros)[index] = params.zero;
-  return {to_float(params.scale), to_float(params.zero)};
+CodeRun run_of(std::byte* codes, const format::CodePlaces& first) {
+  return {reinterpret_cast<uint32_t*>(codes) + first.low.word,
+          reinterpret_cast<uint8_t*>(codes) + 4 * first.high.word + first.high.place / 8};
 }
 
-// Packs n numbers, `stride` apart, into whole words.
-void pack_codes(const float* x, int64_t stride, int n, const Params& params, int bits, uint32_t* words) {
+// Packs n numbers, `stride` apart.
+void pack_codes(const float* x, int64_t stride, int n, const format::GroupLine& line, int bits, const CodeRun& to) {
   const int per_word = format::codes_per_word(bits);
+  const int low_bits = format::low_bits(bits);
+  uint32_t* low = to.low;
+  uint8_t* high = to.high;
   for (int i = 0; i < n; i += per_word) {
     uint32_t word = 0;
+    uint32_t high_bits = 0;
     for (int j = 0; j < per_word; ++j) {
-      word = format::with_code(word, j, bits, format::quantise(x[(i + j) * stride], params.scale, params.zero, bits));
+      const uint32_t code = format::quantise(x[(i + j) * stride], line.scale, line.zero, bits);
+      word = format::with_code(word, j, low_bits, code & format::max_code(low_bits));
+      high_bits |= code >> low_bits << j;
     }
-    *words++ = word;
+    *low++ = word;
+    if (!format::has_high_plane(bits)) continue;
+    *high++ = static_cast<uint8_t>(high_bits);
+    *high++ = static_cast<uint8_t>(high_bits >> 8);
   }
 }
+
+struct Scratch {
+  std::vector<float> numbers;
+  std::vector<format::GroupRange> ranges;  // of channels
+};
 
 // Row `token` as floats.
 void load_row(const Timeline& rows, int64_t token, int head_dim, float* out) {
@@ -47,48 +59,39 @@ void load_row(const Timeline& rows, int64_t token, int head_dim, float* out) {
 }
 
 // Packs keys first .. first + key_group - 1 (after the sinks): per channel.
-void pack_key_group(const Timeline& rows, int64_t first, std::vector<float>& scratch) {
+void pack_key_group(const Timeline& rows, int64_t first, Scratch& scratch) {
   const format::PageLayout& layout = rows.cache().layout;
   const int head_dim = layout.head_dim;
-  scratch.resize(static_cast<size_t>((layout.key_group + 2) * head_dim));
-  float* low = scratch.data();
-  float* high = low + head_dim;
-  float* x = high + head_dim;
-  std::fill_n(low, head_dim, format::GroupRange{}.min);
-  std::fill_n(high, head_dim, format::GroupRange{}.max);
+  scratch.numbers.resize(static_cast<size_t>(layout.key_group * head_dim));
+  scratch.ranges.assign(static_cast<size_t>(head_dim), {});
+  float* x = scratch.numbers.data();
   for (int i = 0; i < layout.key_group; ++i) {
     float* row = x + i * head_dim;
     load_row(rows, rows.policy().sinks + first + i, head_dim, row);
-    for (int c = 0; c < head_dim; ++c) {
-      low[c] = std::min(low[c], row[c]);
-      high[c] = std::max(high[c], row[c]);
-    }
+    for (int c = 0; c < head_dim; ++c) scratch.ranges[c].add(row[c]);
   }
   std::byte* block = rows.packed_block(first / kPageTokens);
   const auto token = static_cast<int>(first % kPageTokens);
-  auto* words = reinterpret_cast<uint32_t*>(block + layout.key_codes());
+  format::store_key_params(layout, block, token, scratch.ranges);
   for (int c = 0; c < head_dim; ++c) {
-    const Params params = store_params({low[c], high[c]}, layout.key_bits, block + layout.key_scales(),
-                                       block + layout.key_zeros(), layout.key_param(token, c));
-    pack_codes(x + c, head_dim, layout.key_group, params, layout.key_bits, words + layout.key_code(token, c).word);
+    pack_codes(x + c, head_dim, layout.key_group, format::key_line(layout, block, token, c), layout.key_bits,
+               run_of(block + layout.key_codes(), layout.key_code(token, c)));
   }
 }
 
 // Packs value t (after the sinks): per group of channels.
-void pack_value_row(const Timeline& rows, int64_t t, std::vector<float>& scratch) {
+void pack_value_row(const Timeline& rows, int64_t t, Scratch& scratch) {
   const format::PageLayout& layout = rows.cache().layout;
-  scratch.resize(static_cast<size_t>(layout.head_dim));
-  load_row(rows, rows.policy().sinks + t, layout.head_dim, scratch.data());
+  scratch.numbers.resize(static_cast<size_t>(layout.head_dim));
+  const std::span<const float> row = scratch.numbers;
+  load_row(rows, rows.policy().sinks + t, layout.head_dim, scratch.numbers.data());
   std::byte* block = rows.packed_block(t / kPageTokens);
   const auto token = static_cast<int>(t % kPageTokens);
-  auto* words = reinterpret_cast<uint32_t*>(block + layout.value_codes());
   for (int c = 0; c < layout.head_dim; c += layout.value_group) {
-    const float* x = scratch.data() + c;
-    format::GroupRange range;
-    for (int i = 0; i < layout.value_group; ++i) range.add(x[i]);
-    const Params params = store_params(range, layout.value_bits, block + layout.value_scales(),
-                                       block + layout.value_zeros(), layout.value_param(token, c));
-    pack_codes(x, 1, layout.value_group, params, layout.value_bits, words + layout.value_code(token, c).word);
+    const auto x = row.subspan(static_cast<size_t>(c), static_cast<size_t>(layout.value_group));
+    format::store_value_params(layout, block, token, c, x);
+    pack_codes(x.data(), 1, layout.value_group, format::value_line(layout, block, token, c), layout.value_bits,
+               run_of(block + layout.value_codes(), layout.value_code(token, c)));
   }
 }
 
@@ -126,7 +129,7 @@ void store_kv(const StoreKvArgs& args, int n_threads) {
   // A step of a few tokens is less work than waking the threads.
   const int team = n_rows * n_kv_heads < 64 ? 1 : n_threads;
   parallel_for(team, n_items, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch;
+    Scratch scratch;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t b = item / n_kv_heads;
       const auto head = static_cast<int>(item % n_kv_heads);

@@ -76,6 +76,7 @@ class CudaBackend : public Backend {
   void norm(const NormArgs& args) override { cuda::norm(args, stream_.enter()); }
   void linear(const LinearArgs& args) override { linear_.run(args); }
   void rope(const RopeArgs& args) override { cuda::rope(args, stream_.enter()); }
+  void hadamard(const HadamardArgs& args) override { cuda::hadamard(args, stream_.enter()); }
   void gate(const GateArgs& args) override { cuda::gate(args, stream_.enter()); }
   void soft_cap(const SoftCapArgs& args) override { cuda::soft_cap(args, stream_.enter()); }
   void gather(const GatherArgs& args) override { cuda::gather(args, stream_.enter()); }

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <span>
+#include <utility>
 
-#include "format/quantise.h"
+#include "format/group_params.h"
 
 namespace kivi::reference {
 namespace {
@@ -27,38 +28,28 @@ const std::byte* row_bytes(const AnyView& rows, int64_t row, int head) {
   return static_cast<const std::byte*>(rows.data) + (row * rows.stride[0] + head * rows.stride[1]) * 2;
 }
 
-float half_at(const std::byte* base, int64_t index) {
-  return to_float(reinterpret_cast<const Half*>(base)[index]);
-}
-uint32_t word_at(const std::byte* base, int64_t index) {
-  return reinterpret_cast<const uint32_t*>(base)[index];
-}
-
 // One side of a block: keys or values.
 struct PackedSide {
   int bits;
-  int64_t codes, scales, zeros;  // bytes from the start of the block
-  format::CodePlace (PageLayout::*code)(int token, int channel) const;
-  int64_t (PageLayout::*param)(int token, int channel) const;
+  int64_t codes;  // bytes from the start of the block
+  format::CodePlaces (PageLayout::*code)(int token, int channel) const;
+  format::GroupLine (*line)(const PageLayout& layout, const std::byte* block, int token, int channel);
 };
 
 PackedSide key_side(const PageLayout& layout) {
-  return {layout.key_bits,    layout.key_codes(),    layout.key_scales(),
-          layout.key_zeros(), &PageLayout::key_code, &PageLayout::key_param};
+  return {layout.key_bits, layout.key_codes(), &PageLayout::key_code, format::key_line};
 }
 PackedSide value_side(const PageLayout& layout) {
-  return {layout.value_bits,    layout.value_codes(),    layout.value_scales(),
-          layout.value_zeros(), &PageLayout::value_code, &PageLayout::value_param};
+  return {layout.value_bits, layout.value_codes(), &PageLayout::value_code, format::value_line};
 }
 
 Row packed_row(const PageLayout& layout, const PackedSide& side, const std::byte* block, int token) {
   Row out(layout.head_dim);
+  const auto* words = reinterpret_cast<const uint32_t*>(block + side.codes);
   for (int c = 0; c < layout.head_dim; ++c) {
-    const format::CodePlace at = (layout.*side.code)(token, c);
-    const int64_t param = (layout.*side.param)(token, c);
-    const uint32_t word = word_at(block + side.codes, at.word);
-    out[c] = format::dequantise(format::code_at(word, at.place, side.bits), half_at(block + side.scales, param),
-                                half_at(block + side.zeros, param));
+    const format::GroupLine line = side.line(layout, block, token, c);
+    out[c] =
+        format::dequantise(format::read_code(words, (layout.*side.code)(token, c), side.bits), line.scale, line.zero);
   }
   return out;
 }
@@ -114,59 +105,53 @@ struct NewRows {
   }
 };
 
-// A number of a block, by its token in the page and its channel.
-struct Element {
-  int token;
-  int channel;
-};
-
-// Quantises the n numbers at(i), whose elements are element(i), as one group of the block.
-template <typename At, typename ElementOf>
-void pack_group(const PageLayout& layout, const PackedSide& side, std::byte* block, int n, At at, ElementOf element) {
-  format::GroupRange range;
-  for (int i = 0; i < n; ++i) range.add(at(i));
-  const format::GroupParams params = format::group_params(range, side.bits);
+// Writes the codes of a group whose params are stored: number i is x[i], of the token and channel that at(i) says.
+template <typename At>
+void pack_codes(const PageLayout& layout, const PackedSide& side, std::byte* block, std::span<const float> x, At at) {
   auto* words = reinterpret_cast<uint32_t*>(block + side.codes);
-  for (int i = 0; i < n; ++i) {
-    const format::CodePlace place = (layout.*side.code)(element(i).token, element(i).channel);
-    uint32_t& word = words[place.word];
-    word &= ~(format::max_code(side.bits) << (side.bits * place.place));
-    word = format::with_code(word, place.place, side.bits,
-                             format::quantise(at(i), to_float(params.scale), to_float(params.zero), side.bits));
+  const auto [first_token, first_channel] = at(0);
+  const format::GroupLine line = side.line(layout, block, first_token, first_channel);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const auto [token, channel] = at(static_cast<int>(i));
+    format::write_code(words, (layout.*side.code)(token, channel), side.bits,
+                       format::quantise(x[i], line.scale, line.zero, side.bits));
   }
-  const int64_t param = (layout.*side.param)(element(0).token, element(0).channel);
-  reinterpret_cast<Half*>(block + side.scales)[param] = params.scale;
-  reinterpret_cast<Half*>(block + side.zeros)[param] = params.zero;
+}
+
+// Tokens first .. first + key_group - 1 after the sinks.
+void pack_key_group(const NewRows& rows, int64_t first) {
+  const PageLayout& layout = rows.cache.layout;
+  std::byte* block = rows.cache.packed_block(rows.b, first / format::kPageTokens, rows.head);
+  const auto token = static_cast<int>(first % format::kPageTokens);
+  std::vector<Row> channels(layout.head_dim, Row(layout.key_group));
+  std::vector<format::GroupRange> ranges(layout.head_dim);
+  for (int c = 0; c < layout.head_dim; ++c) {
+    for (int i = 0; i < layout.key_group; ++i) {
+      channels[c][i] = rows.at(rows.policy.sinks + first + i, c);
+      ranges[c].add(channels[c][i]);
+    }
+  }
+  format::store_key_params(layout, block, token, ranges);
+  for (int c = 0; c < layout.head_dim; ++c) {
+    pack_codes(layout, key_side(layout), block, channels[c], [&](int i) { return std::pair(token + i, c); });
+  }
 }
 
 void pack_keys(const NewRows& rows) {
-  const PageLayout& layout = rows.cache.layout;
-  for (int64_t first = rows.first_packed(); first < rows.packed_end(); first += layout.key_group) {
-    std::byte* block = rows.cache.packed_block(rows.b, first / format::kPageTokens, rows.head);
-    const auto token = static_cast<int>(first % format::kPageTokens);
-    for (int c = 0; c < layout.head_dim; ++c) {
-      pack_group(
-          layout, key_side(layout), block, layout.key_group,
-          [&](int i) { return rows.at(rows.policy.sinks + first + i, c); },
-          [&](int i) {
-            return Element{token + i, c};
-          });
-    }
-  }
+  for (int64_t t = rows.first_packed(); t < rows.packed_end(); t += rows.cache.layout.key_group)
+    pack_key_group(rows, t);
 }
 
 void pack_values(const NewRows& rows) {
   const PageLayout& layout = rows.cache.layout;
+  Row x(layout.value_group);
   for (int64_t t = rows.first_packed(); t < rows.packed_end(); ++t) {
     std::byte* block = rows.cache.packed_block(rows.b, t / format::kPageTokens, rows.head);
     const auto token = static_cast<int>(t % format::kPageTokens);
     for (int c = 0; c < layout.head_dim; c += layout.value_group) {
-      pack_group(
-          layout, value_side(layout), block, layout.value_group,
-          [&](int i) { return rows.at(rows.policy.sinks + t, c + i); },
-          [&](int i) {
-            return Element{token, c + i};
-          });
+      for (int i = 0; i < layout.value_group; ++i) x[i] = rows.at(rows.policy.sinks + t, c + i);
+      format::store_value_params(layout, block, token, c, x);
+      pack_codes(layout, value_side(layout), block, x, [&](int i) { return std::pair(token, c + i); });
     }
   }
 }

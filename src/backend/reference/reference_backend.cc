@@ -18,6 +18,7 @@ class ReferenceBackend : public HostBackend {
     for (const F32Linear& part : typed(args)) reference::linear(part);
   }
   void rope(const RopeArgs& args) override { reference::rope(typed(args)); }
+  void hadamard(const HadamardArgs& args) override { reference::hadamard(typed(args)); }
   void gate(const GateArgs& args) override { reference::gate(typed(args)); }
   void soft_cap(const SoftCapArgs& args) override { reference::soft_cap(typed(args)); }
   void gather(const GatherArgs& args) override { reference::gather(typed(args)); }

@@ -140,12 +140,12 @@ class FormatDocument : public testing::Test {
     const PageLayout layout = vector.layout();
     const int token = vector.number("token");
     const int channel = vector.number("channel");
-    EXPECT_EQ(layout.key_codes() + 4 * layout.key_code(token, channel).word, vector.number("key_word"));
-    EXPECT_EQ(layout.key_bits * layout.key_code(token, channel).place, vector.number("key_bit"));
+    EXPECT_EQ(layout.key_codes() + 4 * layout.key_code(token, channel).low.word, vector.number("key_word"));
+    EXPECT_EQ(layout.key_bits * layout.key_code(token, channel).low.place, vector.number("key_bit"));
     EXPECT_EQ(layout.key_scales() + 2 * layout.key_param(token, channel), vector.number("key_scale"));
     EXPECT_EQ(layout.key_zeros() + 2 * layout.key_param(token, channel), vector.number("key_zero"));
-    EXPECT_EQ(layout.value_codes() + 4 * layout.value_code(token, channel).word, vector.number("value_word"));
-    EXPECT_EQ(layout.value_bits * layout.value_code(token, channel).place, vector.number("value_bit"));
+    EXPECT_EQ(layout.value_codes() + 4 * layout.value_code(token, channel).low.word, vector.number("value_word"));
+    EXPECT_EQ(layout.value_bits * layout.value_code(token, channel).low.place, vector.number("value_bit"));
     EXPECT_EQ(layout.value_scales() + 2 * layout.value_param(token, channel), vector.number("value_scale"));
     EXPECT_EQ(layout.value_zeros() + 2 * layout.value_param(token, channel), vector.number("value_zero"));
   }

@@ -116,7 +116,8 @@ struct Case {
     return {.sinks = numbers[0], .keep = numbers[1], .flush = numbers[2]};
   }
   reference::Algorithm1Config listing() const {
-    return {layout.key_bits, layout.value_bits, layout.key_group, layout.value_group, key_policy, value_policy};
+    return {layout.key_bits, layout.value_bits, layout.key_group, layout.value_group,
+            key_policy,      value_policy,      layout.params};
   }
   std::vector<Row> rows(InputSide side, int begin, int end) const {
     std::vector<Row> out;

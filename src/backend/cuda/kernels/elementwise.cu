@@ -1,6 +1,6 @@
 // Element by element. A thread takes `Width` neighbours of a row (one 16-byte word where views allow it, else one
-// element): grid (row, block of columns), block kThreads. rope has its own mapping, below. No shared memory; every byte
-// of the operands is read once, every byte of the result written once.
+// element): grid (row, block of columns), block kThreads. rope and hadamard have their own mappings, below. No shared
+// memory; every byte of the operands is read once, every byte of the result written once.
 #include <algorithm>
 #include <cmath>
 
@@ -255,6 +255,40 @@ void launch_rotate(const RopeArgs& args, cudaStream_t stream) {
   }
 }
 
+// ---- Walsh-Hadamard transform ----
+
+// Grid (row, block of channels): a thread has 4 channels of a row's heads, a warp 128, in which blocks of channels lie
+// whole.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    transform(T* x, int64_t row_stride, int64_t head_stride, int head_dim, int n_channels, int block, float factor) {
+  const int channel = (static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x)) * 4;
+  T* at = x + blockIdx.x * row_stride + channel / head_dim * head_stride + channel % head_dim;
+  float v[4] = {};
+  if (channel < n_channels) load(at, v);
+#pragma unroll
+  for (int half = 1; half < 4; half *= 2) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & half) != 0) continue;
+      const float a = v[i];
+      v[i] = a + v[i + half];
+      v[i + half] = a - v[i + half];
+    }
+  }
+#pragma unroll 1
+  for (int distance = 1; 4 * distance < block; distance *= 2) {
+    const bool is_second = (static_cast<int>(threadIdx.x) & distance) != 0;
+#pragma unroll
+    for (float& number : v) {
+      const float other = __shfl_xor_sync(~0U, number, distance);
+      number = is_second ? other - number : number + other;
+    }
+  }
+  for (float& number : v) number *= factor;
+  if (channel < n_channels) store(v, at);
+}
+
 }  // namespace
 
 // ---- Shapes checked, kernel chosen ----
@@ -356,6 +390,22 @@ void rope(const RopeArgs& args, cudaStream_t stream) {
     } else {
       launch_rotate<RopePairing::kInterleaved, T>(args, stream);
     }
+  });
+}
+
+void hadamard(const HadamardArgs& args, cudaStream_t stream) {
+  require_extent("hadamard: rank of x", args.x.rank, 3);
+  require_hadamard_block(args.block, args.x.shape[2]);
+  if (!are_words(8, {args.x})) fail(ErrorCode::kInternal, "hadamard: rows must begin at multiples of 8 bytes");
+  const auto n_channels = static_cast<int>(args.x.shape[1] * args.x.shape[2]);
+  if (args.x.shape[0] == 0 || n_channels == 0) return;
+  const dim3 grid(static_cast<unsigned>(args.x.shape[0]),
+                  static_cast<unsigned>((n_channels + 4 * kThreads - 1) / (4 * kThreads)));
+  with_16_bits(args.x.dtype, "hadamard", [&](auto element) {
+    using T = decltype(element);
+    launch("hadamard", transform<T>, grid, kThreads, 0, stream, static_cast<T*>(args.x.data), args.x.stride[0],
+           args.x.stride[1], static_cast<int>(args.x.shape[2]), n_channels, args.block,
+           1.0F / std::sqrt(static_cast<float>(args.block)));
   });
 }
 

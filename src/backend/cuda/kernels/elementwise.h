@@ -11,6 +11,7 @@ namespace kivi::cuda {
 // The table must be a cuda::Matrix. A row whose token is not in it becomes NaN.
 void embed(const EmbedArgs& args, cudaStream_t stream);
 void rope(const RopeArgs& args, cudaStream_t stream);
+void hadamard(const HadamardArgs& args, cudaStream_t stream);
 void gate(const GateArgs& args, cudaStream_t stream);
 void soft_cap(const SoftCapArgs& args, cudaStream_t stream);
 void gather(const GatherArgs& args, cudaStream_t stream);  // a row that is not there becomes NaN

@@ -94,7 +94,7 @@ __device__ void pack_value(const StoreProblem& problem, const RowPart<kSpans>& r
     if (in_run + 1 < spans_per_run) continue;
 #pragma unroll
     for (int row_half = 0; row_half < 2; ++row_half) {
-      const format::CodePlace place = layout.value_code(token, channel + 32 * (s - in_run) + row_half);
+      const format::CodePlace place = layout.value_code(token, channel + 32 * (s - in_run) + row_half).low;
       std::byte* to = block + side.codes + 4 * place.word + side.bits * place.place / 8;
       const uint32_t run = codes[row_half];
       codes[row_half] = 0;
