@@ -144,8 +144,8 @@ void KvOptions::add_fields_to(CLI::App& app) {
   add("group-size", "Tokens of a key group, channels of a value group: 16, 32, 64 or 128");
   add("residual", "Newest tokens that stay in 16 bits; a multiple of the group size");
   add("sinks", "First tokens that stay in 16 bits for ever");
-  add("key-bits", "Bits of a key: 2, 4, 8 or 16");
-  add("value-bits", "Bits of a value: 2, 4, 8 or 16");
+  add("key-bits", "Bits of a key: 2, 3, 4, 8 or 16");
+  add("value-bits", "Bits of a value: 2, 3, 4, 8 or 16");
 }
 
 std::vector<KvConfig> KvOptions::parse() const {

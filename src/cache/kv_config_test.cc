@@ -40,13 +40,13 @@ TEST(KvConfig, FieldsAreSetApart) {
 
 TEST(KvConfig, ErrorsNameTheValueAndTheFix) {
   const auto parse = [](const char* text) { return message_of([=] { parse_kv_config(text).validate(kSmol); }); };
-  EXPECT_EQ(parse("q4_0"), "KV preset 'q4_0': unknown; use one of f16, kivi4, kivi2");
+  EXPECT_EQ(parse("q4_0"), "KV preset 'q4_0': unknown; use one of f16, kivi4, kivi2, kivi-l, kivi-m, kivi-s");
   EXPECT_EQ(parse("kivi2:bits=3"),
-            "KV setting 'bits': unknown; use group-size, residual, sinks, key-bits or value-bits");
+            "KV setting 'bits': unknown; use group-size, residual, sinks, key-bits, value-bits or param-bits");
   EXPECT_EQ(parse("kivi2:sinks"), "KV setting 'sinks': write FIELD=VALUE, as in kivi2:sinks=4");
   EXPECT_EQ(parse("kivi2:sinks=x"), "sinks 'x': must be a whole number");
   EXPECT_EQ(parse("kivi2:sinks=-1"), "sinks -1: must be 0 to 4096");
-  EXPECT_EQ(parse("kivi2:key-bits=5"), "key-bits 5: must be 2, 4, 8 or 16 (16 is not quantised)");
+  EXPECT_EQ(parse("kivi2:key-bits=5"), "key-bits 5: must be 2, 3, 4, 8 or 16 (16 is not quantised)");
   EXPECT_EQ(parse("kivi2:group-size=48"), "group-size 48: must divide the page of 128 tokens; use 16, 32, 64 or 128");
   EXPECT_EQ(parse("kivi2:residual=100"), "group-size 32: must divide residual 100; use a residual of 96 or 128");
 }

@@ -143,9 +143,13 @@ KIVI_HD constexpr float square_of(float x) {
 KIVI_HD inline uint8_t value_scale(float sum_of_squares, int n, int bits) {
   return scale_to_byte(normal_step(bits) * std::sqrt(sum_of_squares / static_cast<float>(n)));
 }
+// A value group's zero, in steps.
+KIVI_HD constexpr float value_zero_steps(int bits) {
+  return -0.5F * static_cast<float>(max_code(bits));
+}
 KIVI_HD constexpr GroupLine value_line(uint8_t scale, int bits) {
   const float step = scale_of_byte(scale);
-  return {step, -0.5F * static_cast<float>(max_code(bits)) * step};
+  return {step, value_zero_steps(bits) * step};
 }
 
 static_assert(scale_to_byte(1.0F) == 0x78 && scale_of_byte(0x78) == 1.0F && scale_to_byte(1.0625F) == 0x78);

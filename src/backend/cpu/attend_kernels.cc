@@ -145,7 +145,7 @@ struct ByteValueParams {
   int bits;
   HWY_INLINE VF scale(int i) const { return load_byte_scales(scales + i); }
   HWY_INLINE VF zero(int /*i*/, VF scale) const {
-    return hn::Mul(scale, hn::Set(DF(), -0.5F * static_cast<float>(format::max_code(bits))));
+    return hn::Mul(scale, hn::Set(DF(), format::value_zero_steps(bits)));
   }
   format::GroupLine line(int i) const { return format::value_line(scales[i], bits); }
 };

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "crc32.h"
+#include "format/group_params.h"
 #include "format/kv_view.h"
 #include "format/packed_word.h"
 #include "format/page_layout.h"
@@ -61,15 +62,19 @@ class Vector {
   T number(const std::string& name) {
     return parse<T>(text(name));
   }
+  bool has(const std::string& name) const { return fields_.contains(name); }
   PageLayout layout() {
     const auto key = pair("key");
     const auto value = pair("value");
+    const bool bytes = has("params");
+    if (bytes && text("params") != "byte") throw std::runtime_error("params is byte or not there");
     return {.n_kv_heads = number("kv_heads"),
             .head_dim = number("head_dim"),
             .key_bits = key[0],
             .value_bits = value[0],
             .key_group = key[1],
-            .value_group = value[1]};
+            .value_group = value[1],
+            .params = bytes ? format::ParamFormat::kByte : format::ParamFormat::kHalf};
   }
   void expect_all_read() const {
     if (!fields_.empty()) throw std::runtime_error("unknown name " + fields_.begin()->first);
@@ -130,7 +135,11 @@ class FormatDocument : public testing::Test {
     EXPECT_EQ(layout.key_zeros(), vector.number("key_zeros"));
     EXPECT_EQ(layout.value_codes(), vector.number("value_codes"));
     EXPECT_EQ(layout.value_scales(), vector.number("value_scales"));
-    EXPECT_EQ(layout.value_zeros(), vector.number("value_zeros"));
+    if (layout.params == format::ParamFormat::kHalf) {
+      EXPECT_EQ(layout.value_zeros(), vector.number("value_zeros"));
+    } else {
+      EXPECT_EQ(layout.key_zero_units(), vector.number("key_units"));
+    }
     EXPECT_EQ(layout.payload_bytes(), layout.block_bytes()) << "the document says that there is no padding";
     EXPECT_EQ(layout.block_bytes(), vector.number("block_bytes"));
     EXPECT_EQ(layout.page_bytes(), vector.number("page_bytes"));
@@ -140,14 +149,62 @@ class FormatDocument : public testing::Test {
     const PageLayout layout = vector.layout();
     const int token = vector.number("token");
     const int channel = vector.number("channel");
-    EXPECT_EQ(layout.key_codes() + 4 * layout.key_code(token, channel).low.word, vector.number("key_word"));
-    EXPECT_EQ(layout.key_bits * layout.key_code(token, channel).low.place, vector.number("key_bit"));
-    EXPECT_EQ(layout.key_scales() + 2 * layout.key_param(token, channel), vector.number("key_scale"));
-    EXPECT_EQ(layout.key_zeros() + 2 * layout.key_param(token, channel), vector.number("key_zero"));
-    EXPECT_EQ(layout.value_codes() + 4 * layout.value_code(token, channel).low.word, vector.number("value_word"));
-    EXPECT_EQ(layout.value_bits * layout.value_code(token, channel).low.place, vector.number("value_bit"));
-    EXPECT_EQ(layout.value_scales() + 2 * layout.value_param(token, channel), vector.number("value_scale"));
-    EXPECT_EQ(layout.value_zeros() + 2 * layout.value_param(token, channel), vector.number("value_zero"));
+    const int param = layout.param_bytes();
+    const auto code = [&](const std::string& side, int64_t codes, int bits, const format::CodePlaces& at) {
+      EXPECT_EQ(codes + 4 * at.low.word, vector.number(side + "_word"));
+      EXPECT_EQ(format::low_bits(bits) * at.low.place, vector.number(side + "_bit"));
+      if (!format::has_high_plane(bits)) return;
+      EXPECT_EQ(codes + 4 * at.high.word, vector.number(side + "_high_word"));
+      EXPECT_EQ(at.high.place, vector.number(side + "_high_bit"));
+    };
+    code("key", layout.key_codes(), layout.key_bits, layout.key_code(token, channel));
+    EXPECT_EQ(layout.key_scales() + param * layout.key_param(token, channel), vector.number("key_scale"));
+    EXPECT_EQ(layout.key_zeros() + param * layout.key_param(token, channel), vector.number("key_zero"));
+    code("value", layout.value_codes(), layout.value_bits, layout.value_code(token, channel));
+    EXPECT_EQ(layout.value_scales() + param * layout.value_param(token, channel), vector.number("value_scale"));
+    if (layout.params == format::ParamFormat::kByte) return;
+    EXPECT_EQ(layout.value_zeros() + param * layout.value_param(token, channel), vector.number("value_zero"));
+  }
+
+  void scale_byte(Vector& vector) {
+    EXPECT_EQ(format::scale_to_byte(vector.number<float>("scale")), vector.number<uint32_t>("byte"));
+  }
+
+  void key_row(Vector& vector) {
+    const int bits = vector.number("bits");
+    const auto low = vector.list<float>("low");
+    const auto high = vector.list<float>("high");
+    const auto n = static_cast<int>(low.size());
+    const PageLayout layout{.n_kv_heads = 1,
+                            .head_dim = n,
+                            .key_bits = bits,
+                            .key_group = format::kPageTokens,
+                            .value_group = 16,
+                            .params = format::ParamFormat::kByte};
+    std::vector<format::GroupRange> ranges;
+    for (int c = 0; c < n; ++c) ranges.push_back({low[c], high[c]});
+    std::vector<std::byte> block(static_cast<size_t>(layout.block_bytes()));
+    format::store_key_params(layout, block.data(), 0, ranges);
+    const auto bytes = [&](int64_t at) {
+      std::vector<int> out;
+      for (int c = 0; c < n; ++c) out.push_back(std::to_integer<int>(block[static_cast<size_t>(at + c)]));
+      return out;
+    };
+    const auto* unit = reinterpret_cast<const Half*>(block.data() + layout.key_zero_units());
+    EXPECT_EQ(unit->bits, vector.number<uint16_t>("unit"));
+    EXPECT_EQ(bytes(layout.key_scales()), vector.list<int>("scales"));
+    EXPECT_EQ(bytes(layout.key_zeros()), vector.list<int>("zeros"));
+  }
+
+  void value_byte(Vector& vector) {
+    const int bits = vector.number("bits");
+    const auto x = vector.list<float>("x");
+    const uint8_t scale = format::value_scale(format::sum_of_squares(x), static_cast<int>(x.size()), bits);
+    EXPECT_EQ(scale, vector.number<uint32_t>("scale"));
+    const format::GroupLine line = format::value_line(scale, bits);
+    std::vector<uint32_t> codes;
+    for (const float number : x) codes.push_back(format::quantise(number, line.scale, line.zero, bits));
+    EXPECT_EQ(codes, vector.list<uint32_t>("codes"));
   }
 
   void packed(Vector& vector) {
@@ -191,7 +248,9 @@ class FormatDocument : public testing::Test {
   void cost(Vector& vector) {
     const PageLayout layout = vector.layout();
     EXPECT_EQ(layout.bits_per_element(), vector.number<double>("bits_per_element"));
-    EXPECT_EQ(layout.block_bytes(), format::kPageTokens * vector.number("bytes_per_token"));
+    EXPECT_EQ(layout.block_bytes(), vector.has("bytes_per_block")
+                                        ? vector.number("bytes_per_block")
+                                        : format::kPageTokens * vector.number("bytes_per_token"));
   }
 
   // Packs the numbers of section 5; lines of kind "bytes" are about this block.
@@ -227,10 +286,13 @@ class FormatDocument : public testing::Test {
     void (FormatDocument::*check)(Vector&);
     int n_seen = 0;
   };
-  std::array<Kind, 10> kinds_{{{"word", &FormatDocument::word},
+  std::array<Kind, 13> kinds_{{{"word", &FormatDocument::word},
                                {"group", &FormatDocument::group},
                                {"layout", &FormatDocument::layout},
                                {"place", &FormatDocument::place},
+                               {"scale_byte", &FormatDocument::scale_byte},
+                               {"key_row", &FormatDocument::key_row},
+                               {"value_byte", &FormatDocument::value_byte},
                                {"block", &FormatDocument::block},
                                {"bytes", &FormatDocument::bytes},
                                {"packed", &FormatDocument::packed},

@@ -128,6 +128,12 @@ __device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
   return d;
 }
 
+__device__ __forceinline__ uint32_t add_halves(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+
 // 2^x to a relative error of 2^-22; subnormal results are 0.
 __device__ inline float exp2_approx(float x) {
   float y;

@@ -130,16 +130,24 @@ __global__ void __launch_bounds__(kPlanThreads) plan_decode(const __grid_constan
   }
 }
 
+std::array<std::span<const DecodeKernel>, 6> kernel_files() {
+  return {decode_kernels_64_half(),  decode_kernels_64_byte(),  decode_kernels_128_half(),
+          decode_kernels_128_byte(), decode_kernels_256_half(), decode_kernels_256_byte()};
+}
+
 // general: for a layer that slides, or caps its scores.
 const DecodeKernel& find_kernel(const format::PageLayout& layout, bool general) {
-  for (const auto kernels : {decode_kernels_64(), decode_kernels_128(), decode_kernels_256()}) {
+  for (const auto kernels : kernel_files()) {
     for (const DecodeKernel& kernel : kernels) {
       if (kernel.head_dim != layout.head_dim || kernel.key_bits != layout.key_bits ||
           kernel.value_bits != layout.value_bits || (general && !kernel.is_general)) {
         continue;
       }
       const bool packed = kernel.key_bits > 0;
-      const bool exact = kernel.group == layout.key_group && kernel.group == layout.value_group;
+      if (packed && kernel.params != layout.params) continue;
+      const bool bytes = layout.params == format::ParamFormat::kByte;
+      const int value_group = bytes ? std::min(kernel.group, layout.head_dim) : kernel.group;
+      const bool exact = kernel.group == layout.key_group && value_group == layout.value_group;
       const bool any =
           kernel.group == 0 && layout.key_group % format::kTileSpan == 0 && layout.value_group % format::kTileSpan == 0;
       if (!packed || exact || any) return kernel;
@@ -148,7 +156,8 @@ const DecodeKernel& find_kernel(const format::PageLayout& layout, bool general) 
   fail(
       ErrorCode::kUnsupported,
       "attention on a GPU{}: no kernel for head_dim {}, keys of {} bits, values of {} bits, groups of {} and {}; there "
-      "are head_dim 64, 128 and 256, both sides in 16 bits or each in 2 or 4{}, groups of 32, 64 and 128",
+      "are head_dim 64, 128 and 256, both sides in 16 bits or each in 2 or 4{}, groups of 32, 64 and 128, and kivi-s, "
+      "kivi-m and kivi-l",
       general ? ", with a sliding window or capped scores" : "", layout.head_dim,
       layout.key_bits == 0 ? 16 : layout.key_bits, layout.value_bits == 0 ? 16 : layout.value_bits, layout.key_group,
       layout.value_group, general ? " (both alike)" : "");
@@ -182,7 +191,7 @@ DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_uniqu
         "asking for the GPU's compute capability");
   int64_t warps = 0;
   int64_t channels = 0;  // of all warps
-  for (const auto kernels : {decode_kernels_64(), decode_kernels_128(), decode_kernels_256()}) {
+  for (const auto kernels : kernel_files()) {
     for (const DecodeKernel& kernel : kernels) {
       const int64_t n_warps = int64_t{n_multiprocessors_} * launch_of(kernel).n_warps;
       warps = std::max(warps, n_warps);

@@ -81,25 +81,46 @@ __global__ void __launch_bounds__(Config::kWarps* kWarpLanes, 1)
   if constexpr (kIsCompiled<Config>) run_attend_decode<Config>(args);
 }
 
-template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup, bool kGeneral = false>
+template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup, format::ParamFormat kParams, bool kGeneral>
 DecodeKernel decode_kernel() {
   constexpr auto launcher = []<bool kWide>(std::bool_constant<kWide>) {
-    using Config = DecodeConfig<kHeadDim, kKeyBits, kValueBits, kGroup, kGeneral, kWide>;
+    using Config = DecodeConfig<kHeadDim, kKeyBits, kValueBits, kGroup, kParams, kGeneral, kWide>;
     return DecodeLaunch{Config::kWarps, [](const DecodeArgs& args, int n_blocks, cudaStream_t stream) {
                           launch("attend_decode", attend_decode<Config>, n_blocks, Config::kWarps * kWarpLanes,
                                  Config::kSharedBytes, stream, args);
                         }};
   };
-  return {kHeadDim, kKeyBits, kValueBits, kGroup, kGeneral, launcher(std::true_type{}), launcher(std::false_type{})};
+  return {kHeadDim,
+          kKeyBits,
+          kValueBits,
+          kGroup,
+          kParams,
+          kGeneral,
+          launcher(std::true_type{}),
+          launcher(std::false_type{})};
+}
+template <int kHeadDim, int kKeyBits, int kValueBits, int kGroup, bool kGeneral = false>
+DecodeKernel half_kernel() {
+  return decode_kernel<kHeadDim, kKeyBits, kValueBits, kGroup, format::ParamFormat::kHalf, kGeneral>();
+}
+template <int kHeadDim, int kKeyBits, int kValueBits, bool kGeneral = false>
+DecodeKernel byte_kernel() {
+  return decode_kernel<kHeadDim, kKeyBits, kValueBits, 128, format::ParamFormat::kByte, kGeneral>();
 }
 
 template <int kHeadDim>
-std::array<DecodeKernel, 9> decode_kernels() {
-  return {decode_kernel<kHeadDim, 0, 0, 0>(),       decode_kernel<kHeadDim, 2, 2, 32>(),
-          decode_kernel<kHeadDim, 2, 2, 0>(),       decode_kernel<kHeadDim, 4, 4, 0>(),
-          decode_kernel<kHeadDim, 4, 2, 0>(),       decode_kernel<kHeadDim, 2, 4, 0>(),
-          decode_kernel<kHeadDim, 0, 0, 0, true>(), decode_kernel<kHeadDim, 2, 2, 0, true>(),
-          decode_kernel<kHeadDim, 4, 4, 0, true>()};
+std::array<DecodeKernel, 9> half_kernels() {
+  return {half_kernel<kHeadDim, 0, 0, 0>(),       half_kernel<kHeadDim, 2, 2, 32>(),
+          half_kernel<kHeadDim, 2, 2, 0>(),       half_kernel<kHeadDim, 4, 4, 0>(),
+          half_kernel<kHeadDim, 4, 2, 0>(),       half_kernel<kHeadDim, 2, 4, 0>(),
+          half_kernel<kHeadDim, 0, 0, 0, true>(), half_kernel<kHeadDim, 2, 2, 0, true>(),
+          half_kernel<kHeadDim, 4, 4, 0, true>()};
+}
+template <int kHeadDim>
+std::array<DecodeKernel, 6> byte_kernels() {
+  return {byte_kernel<kHeadDim, 3, 2>(),       byte_kernel<kHeadDim, 4, 2>(),
+          byte_kernel<kHeadDim, 4, 3>(),       byte_kernel<kHeadDim, 3, 2, true>(),
+          byte_kernel<kHeadDim, 4, 2, true>(), byte_kernel<kHeadDim, 4, 3, true>()};
 }
 
 }  // namespace kivi::cuda

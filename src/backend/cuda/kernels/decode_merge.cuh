@@ -49,6 +49,7 @@ __device__ void store_unit(UnitState<Config>& unit, const ValueGroups<Config>& g
       float zero = 0.0F;
       if constexpr (Config::kPacked) {
         zero = __shfl_sync(kAllLanes, unit.sums[n], 4 * groups.of(q) + lane.j);
+        if constexpr (Config::kByteParams) zero *= format::value_zero_steps(Config::kValueBits);
       }
       const auto(&even) = unit.out[2 * q];
       const auto(&odd) = unit.out[2 * q + 1];

@@ -3,80 +3,131 @@
 
 #include "backend/cuda/kernels/decode_unit.cuh"
 #include "backend/cuda/kernels/score_cap.cuh"
+#include "backend/cuda/kernels/vector.cuh"
 
 namespace kivi::cuda {
 
-// Words of codes of a packed step: two tiles of tokens, by tiles of channels.
+// Words of codes of a packed step: two tiles of tokens, by tiles of channels. Of 3 bits, the high ones are in registers
+// of four tiles of channels at a time.
 template <typename Config, int kBits>
 struct StepCodes {
-  static constexpr int kPlaces = 16 / kBits;
+  static constexpr int kLowBits = format::low_bits(kBits);
+  static constexpr int kPlaces = 16 / kLowBits;
   static constexpr int kWords = 2 * Config::kChannelTiles / kPlaces;
+  static constexpr bool kHasHigh = format::has_high_plane(kBits);
   uint4 words[kWords];
+  uint32_t high_plane;  // shared address
+  uint32_t high[2][kHasHigh ? 4 : 1];
 
-  __device__ explicit StepCodes(uint32_t address) {
+  __device__ explicit StepCodes(uint32_t address) : high_plane(address + kWords * 512 + 8 * Lane().id) {
 #pragma unroll
     for (int w = 0; w < kWords; ++w) words[w] = load_shared_16(address + w * 512 + 16 * Lane().id);
+  }
+  // To be called for channel tiles in order, before their products.
+  __device__ __forceinline__ void enter(int channel_tile) {
+    if constexpr (kHasHigh) {
+      if (channel_tile % 4 != 0) return;
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        const int fragment = t * Config::kChannelTiles + channel_tile;
+        const uint2 word = load_shared_8(high_plane + fragment / 8 * 4 * format::kHighGroupWords);
+        const bool last = fragment % 8 != 0;
+#pragma unroll
+        for (int r = 0; r < 4; ++r) high[t][r] = four_high_bits(r < 2 ? word.x : word.y, r % 2 == 1, last);
+      }
+    }
   }
   __device__ __forceinline__ void multiply(float (&d)[4], int token_tile, int channel_tile, uint32_t b0,
                                            uint32_t b1) const {
     const int fragment = token_tile * Config::kChannelTiles + channel_tile;
-    mma_codes<kBits>(d, words[fragment / kPlaces], fragment % kPlaces, b0, b1);
+    const int place = fragment % kPlaces;
+    const uint4& word = words[fragment / kPlaces];
+    uint4 a = {codes_at<kLowBits>(word.x, place), codes_at<kLowBits>(word.y, place), codes_at<kLowBits>(word.z, place),
+               codes_at<kLowBits>(word.w, place)};
+    if constexpr (kHasHigh) {
+      const uint32_t mask = 0x00040004U << (2 * (place % 4));
+      a.x |= high[token_tile][0] & mask;
+      a.y |= high[token_tile][1] & mask;
+      a.z |= high[token_tile][2] & mask;
+      a.w |= high[token_tile][3] & mask;
+    }
+    mma(d, a.x, a.y, a.z, a.w, b0, b1);
   }
 };
 
 // Scores of a packed step, in units of kScoreUnit.
 template <typename Config>
 __device__ __forceinline__ void score_packed(const UnitState<Config>& unit, uint32_t piece, StepScores& s) {
-  const uint32_t scales = piece + Config::kKeyCodes + 16 * Lane().j;
+  constexpr bool kBytes = Config::kByteParams;
+  constexpr int kSpanParams = Config::kParamBytes * format::kTileSpan;
+  const uint32_t scales = piece + Config::kKeyCodes;
+  const Lane lane;
   // Every row of A is the zeros: the products are those of all tokens.
   float even[4] = {};
   float odd[4] = {};
 #pragma unroll
   for (int i = 0; i < Config::kChannelSpans; ++i) {
-    const uint4 z = load_shared_16(scales + Config::kKeyParams + 64 * i);
-    mma(even, z.x, z.x, z.y, z.y, unit.q[4 * i], unit.q[4 * i + 1]);
-    mma(odd, z.z, z.z, z.w, z.w, unit.q[4 * i + 2], unit.q[4 * i + 3]);
+    const auto params = load_params<kBytes>(scales + Config::kKeyParams + kSpanParams * i, lane.j);
+    const uint2 z0 = zeros_of(params, 0);
+    const uint2 z1 = zeros_of(params, 1);
+    mma(even, z0.x, z0.x, z0.y, z0.y, unit.q[4 * i], unit.q[4 * i + 1]);
+    mma(odd, z1.x, z1.x, z1.y, z1.y, unit.q[4 * i + 2], unit.q[4 * i + 3]);
+  }
+  float unit_of_zeros = UnitState<Config>::kScoreUnit;
+  if constexpr (kBytes) {
+    const uint32_t halves = load_shared_8(scales + 2 * Config::kKeyParams).x;
+    unit_of_zeros *= widen(Half{static_cast<uint16_t>(halves)});
   }
 #pragma unroll
   for (auto& tile : s.tiles) {
-    tile[0] = tile[2] = (even[0] + odd[0]) * UnitState<Config>::kScoreUnit;
-    tile[1] = tile[3] = (even[1] + odd[1]) * UnitState<Config>::kScoreUnit;
+    tile[0] = tile[2] = (even[0] + odd[0]) * unit_of_zeros;
+    tile[1] = tile[3] = (even[1] + odd[1]) * unit_of_zeros;
   }
-  const StepCodes<Config, Config::kKeyBits> codes(piece);
+  StepCodes<Config, Config::kKeyBits> codes(piece);
 #pragma unroll
   for (int i = 0; i < Config::kChannelSpans; ++i) {
-    const uint4 scale = load_shared_16(scales + 64 * i);
-    const uint32_t b[4] = {unit.scaled_q(2 * i, 0, scale.x), unit.scaled_q(2 * i, 1, scale.y),
-                           unit.scaled_q(2 * i + 1, 0, scale.z), unit.scaled_q(2 * i + 1, 1, scale.w)};
+    codes.enter(2 * i);
+    const auto params = load_params<kBytes>(scales + kSpanParams * i, lane.j);
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
+    for (int c = 2 * i; c < 2 * i + 2; ++c) {
+      const uint2 scale = scales_of(params, c % 2);
+      const uint32_t b0 = unit.scaled_q(c, 0, scale.x);
+      const uint32_t b1 = unit.scaled_q(c, 1, scale.y);
 #pragma unroll
-      for (int t = 0; t < 2; ++t) codes.multiply(s[t], t, 2 * i + c, b[2 * c], b[2 * c + 1]);
+      for (int t = 0; t < 2; ++t) codes.multiply(s[t], t, c, b0, b1);
     }
   }
 }
 
-// Adds p V of a packed step, and p itself to the totals.
+// Adds p V of a packed step, and p itself to the totals. With byte params zeros are a constant times the scales:
+// store_unit has it.
 template <typename Config>
 __device__ __forceinline__ void add_packed_values(UnitState<Config>& unit, const ValueGroups<Config>& groups,
                                                   uint32_t piece, const StepProbabilities& p) {
   const Lane lane;
   const uint32_t values = piece + Config::kPackedValuesAt;
-  const uint32_t scales = values + Config::kValueCodes + 16 * lane.j;
+  constexpr bool kBytes = Config::kByteParams;
+  const uint32_t scales = values + Config::kValueCodes;
   const int n_groups = groups.count();
-  const uint4 z = load_shared_16(scales + (n_groups + min(lane.r, n_groups - 1)) * Config::kValueParams);
-  mma(unit.sums, z.x, kHalfOnes, z.y, kHalfOnes, p[0][0], p[0][1]);
-  mma(unit.sums, z.z, kHalfOnes, z.w, kHalfOnes, p[1][0], p[1][1]);
-  const StepCodes<Config, Config::kValueBits> codes(values);
+  const int zeros_row = (kBytes ? 0 : n_groups) + min(lane.r, n_groups - 1);
+  const auto zeros = load_params<kBytes>(scales + zeros_row * Config::kValueParams, lane.j);
+  const uint2 z0 = scales_of(zeros, 0);
+  const uint2 z1 = scales_of(zeros, 1);
+  mma(unit.sums, z0.x, kHalfOnes, z0.y, kHalfOnes, p[0][0], p[0][1]);
+  mma(unit.sums, z1.x, kHalfOnes, z1.y, kHalfOnes, p[1][0], p[1][1]);
+  StepCodes<Config, Config::kValueBits> codes(values);
   uint32_t b[4];
 #pragma unroll
   for (int q = 0; q < Config::kChannelSpans; ++q) {
+    codes.enter(2 * q);
     if (groups.begins(q)) {
-      const uint4 scale = load_shared_16(scales + groups.of(q) * Config::kValueParams);
-      b[0] = multiply_halves(p[0][0], scale.x);
-      b[1] = multiply_halves(p[0][1], scale.y);
-      b[2] = multiply_halves(p[1][0], scale.z);
-      b[3] = multiply_halves(p[1][1], scale.w);
+      const auto params = load_params<kBytes>(scales + groups.of(q) * Config::kValueParams, lane.j);
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        const uint2 scale = scales_of(params, t);
+        b[2 * t] = multiply_halves(p[t][0], scale.x);
+        b[2 * t + 1] = multiply_halves(p[t][1], scale.y);
+      }
     }
 #pragma unroll
     for (int c = 2 * q; c < 2 * q + 2; ++c) {

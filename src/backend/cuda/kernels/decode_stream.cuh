@@ -209,43 +209,58 @@ class DecodeStream {
     const uint32_t to = address();
     if (tokens.key_packed) {
       constexpr int kCodes = Config::kKeyCodes * kPageSteps;
-      const int shift = key_group_shift();
-      copy_chunks<Config::kKeyCodes>(to, block + in_page * Config::kKeyCodes, policy);
-      copy_params<Config::kKeyParams>(to + Config::kKeyCodes, block + kCodes, in_page >> shift, kPageSteps >> shift,
-                                      Config::kKeyParams, 16, policy);
+      copy_codes<Config::kKeyLow, Config::kKeyCodes>(to, block, in_page, policy);
+      if constexpr (Config::kByteParams) {
+        static_assert(Config::kKeyGroupShift == 2, "a page has one group of keys");
+        copy_chunks<2 * Config::kKeyParams + Config::kUnitBytes>(to + Config::kKeyCodes, block + kCodes, policy);
+      } else {
+        const int shift = key_group_shift();
+        copy_params<Config::kKeyParams, 2>(to + Config::kKeyCodes, block + kCodes, in_page >> shift,
+                                           kPageSteps >> shift, Config::kKeyParams, 16, policy);
+      }
     }
     constexpr int kCodes = Config::kValueCodes * kPageSteps;
     const std::byte* values = block + args_.values_at;
     const int row = ValueGroups<Config>{args_}.count() * Config::kValueParams;
     const int in_row = 16 * lane % Config::kValueParams;
-    const int valid = min(max(2 * tokens.value_packed - in_row, 0), 16);
-    copy_chunks<Config::kValueCodes>(to + Config::kPackedValuesAt, values + in_page * Config::kValueCodes, policy);
-    copy_params<Config::kMostValueGroups * Config::kValueParams>(
+    const int valid = min(max(Config::kParamBytes * tokens.value_packed - in_row, 0), 16);
+    copy_codes<Config::kValueLow, Config::kValueCodes>(to + Config::kPackedValuesAt, values, in_page, policy);
+    copy_params<Config::kMostValueGroups * Config::kValueParams, Config::kValueRows>(
         to + Config::kPackedValuesAt + Config::kValueCodes, values + kCodes, in_page, kPageSteps, row, valid, policy);
   }
   __device__ int key_group_shift() const {
-    return Config::kGroup == 0 ? args_.key_group_shift : Config::kGroupShift;
+    return Config::kGroup == 0 ? args_.key_group_shift : Config::kKeyGroupShift;
+  }
+  // The planes of a step's codes: kLow bytes and what is more of kBytes.
+  template <int kLow, int kBytes>
+  __device__ static void copy_codes(uint32_t to, const std::byte* codes, int32_t in_page, uint64_t policy) {
+    copy_chunks<kLow>(to, codes + in_page * kLow, policy);
+    constexpr int kHigh = kBytes - kLow;
+    if constexpr (kHigh > 0) copy_chunks<kHigh>(to + kLow, codes + kLow * kPageSteps + in_page * kHigh, policy);
   }
   template <int kBytes>
   __device__ static void copy_chunks(uint32_t to, const std::byte* from, uint64_t policy) {
     constexpr int kAtOnce = 16 * kWarpLanes;
-    static_assert(kBytes % kAtOnce == 0);
     const int lane_offset = 16 * Lane().id;
 #pragma unroll
-    for (int i = 0; i < kBytes; i += kAtOnce) cp_async_16(to + lane_offset + i, from + lane_offset + i, policy);
+    for (int i = 0; i < kBytes; i += kAtOnce) {
+      if (i + kAtOnce <= kBytes || lane_offset < kBytes - i) {
+        cp_async_16(to + lane_offset + i, from + lane_offset + i, policy);
+      }
+    }
   }
 
-  // Row i of n rows of scales, of at most kMost bytes, and of zeros, which begin after the last; `valid` bytes of every
-  // 16, the others become zero.
-  template <int kMost>
+  // Row i of n rows of scales, of at most kMost bytes, and, with kRows 2, of zeros, which begin after the last; `valid`
+  // bytes of every 16, the others become zero.
+  template <int kMost, int kRows>
   __device__ static void copy_params(uint32_t to, const std::byte* scales, int i, int n, int bytes, int valid,
                                      uint64_t policy) {
     const std::byte* row = scales + i * bytes;
     const int to_zeros = (n - 1) * bytes;
 #pragma unroll
-    for (int first = 0; first < 2 * kMost; first += 16 * kWarpLanes) {
+    for (int first = 0; first < kRows * kMost; first += 16 * kWarpLanes) {
       const int at = first + 16 * Lane().id;
-      if (at < 2 * bytes) cp_async_part_16(to + at, row + at + (at >= bytes ? to_zeros : 0), valid, policy);
+      if (at < kRows * bytes) cp_async_part_16(to + at, row + at + (at >= bytes ? to_zeros : 0), valid, policy);
     }
   }
 

@@ -19,17 +19,45 @@ struct StepProbabilities {
   __device__ const uint32_t (&operator[](int tile) const)[2] { return tiles[tile]; }
 };
 
-// The registers of operand A for place `place` (of 16 / kBits) of the words of a lane.
+// The registers of operand A for place `place` (of 16 / kBits) of the words of a lane, kBits those of the low plane.
 template <int kBits>
 __device__ __forceinline__ uint32_t codes_at(uint32_t word, int place) {
   constexpr int kInByte = 8 / kBits;  // beyond a byte the codes would leave the subnormal numbers
   const uint32_t mask = ((1U << kBits) - 1U) * 0x00010001U << (kBits * (place % kInByte));
   return (place >= kInByte ? word >> 8 : word) & mask;
 }
-template <int kBits>
-__device__ __forceinline__ void mma_codes(float (&d)[4], const uint4& words, int place, uint32_t b0, uint32_t b1) {
-  mma(d, codes_at<kBits>(words.x, place), codes_at<kBits>(words.y, place), codes_at<kBits>(words.z, place),
-      codes_at<kBits>(words.w, place), b0, b1);
+// A lane's word of the high plane with the bits of an even or odd register, and of the first or last four places, two
+// apart: that of place p is at bit 2 + 2 * (p % 4) of each half, left of codes_at<2>.
+__device__ __forceinline__ uint32_t four_high_bits(uint32_t word, bool odd_register, bool last_places) {
+  return odd_register ? (last_places ? word >> 7 : word >> 6) : (last_places ? word << 1 : word << 2);
+}
+
+// The params of eight numbers side by side, those of a lane in a span: halves or bytes.
+template <bool kBytes>
+__device__ __forceinline__ auto load_params(uint32_t row, int j) {
+  if constexpr (kBytes) {
+    return load_shared_8(row + 8 * j);
+  } else {
+    return load_shared_16(row + 16 * j);
+  }
+}
+// Scales of the first or last four of them, as halves. A scale's byte is the middle of a half (format::scale_of_byte).
+__device__ __forceinline__ uint2 scales_of(const uint4& halves, int last) {
+  return last == 0 ? uint2{halves.x, halves.y} : uint2{halves.z, halves.w};
+}
+__device__ __forceinline__ uint2 scales_of(const uint2& bytes, int last) {
+  const uint32_t four = last == 0 ? bytes.x : bytes.y;
+  return {__byte_perm(four, 0, 0x1404) >> 1, __byte_perm(four, 0, 0x3424) >> 1};
+}
+// Zeros, bytes of which are units + 128: 0x6400 + byte is 1024 + byte.
+__device__ __forceinline__ uint2 zeros_of(const uint4& halves, int last) {
+  return scales_of(halves, last);
+}
+__device__ __forceinline__ uint2 zeros_of(const uint2& bytes, int last) {
+  constexpr uint32_t kMinus1152 = 0xE480E480U;
+  const uint32_t four = last == 0 ? bytes.x : bytes.y;
+  return {add_halves(__byte_perm(four, 0x64646464U, 0x4140), kMinus1152),
+          add_halves(__byte_perm(four, 0x64646464U, 0x4342), kMinus1152)};
 }
 
 // 16-bit numbers as binary16.
@@ -81,8 +109,9 @@ struct UnitState {
     in_code_units = codes;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      constexpr int kInByte = Config::kPacked ? 8 / Config::kValueBits : 1;
-      const int exponent = 24 - Config::kValueBits * (t % kInByte);
+      constexpr int kPlaceBits = format::low_bits(Config::kValueBits);
+      constexpr int kInByte = Config::kPacked ? 8 / kPlaceBits : 1;
+      const int exponent = 24 - kPlaceBits * (t % kInByte);
       const float factor = __int_as_float((127 + (codes ? -exponent : exponent)) << 23);
       for (float& x : out[t]) x *= factor;
     }
@@ -90,9 +119,10 @@ struct UnitState {
 
   // q as operand B of codes in tile t: with the inverse of their place's power of two.
   __device__ __forceinline__ uint32_t scaled_q(int t, int half, uint32_t scale) const {
-    constexpr int kInByte = Config::kPacked ? 8 / Config::kKeyBits : 1;
+    constexpr int kPlaceBits = format::low_bits(Config::kKeyBits);
+    constexpr int kInByte = Config::kPacked ? 8 / kPlaceBits : 1;
     static_assert(kTiles % kInByte == 0, "the place of a code must depend on its channel tile alone");
-    const int exponent = kQueryShift - Config::kKeyBits * (t % kInByte);
+    const int exponent = kQueryShift - kPlaceBits * (t % kInByte);
     return multiply_halves(multiply_halves(q[2 * t + half], halves_of_power(exponent)), scale);
   }
 };

@@ -151,6 +151,10 @@ inline uint32_t multiply_halves(uint32_t a, uint32_t b) {
   const auto product = [&](size_t i) { return number_of<Half>(half_of(a, i)) * number_of<Half>(half_of(b, i)); };
   return pack_pair<Half>(product(0), product(1));
 }
+inline uint32_t add_halves(uint32_t a, uint32_t b) {
+  const auto product = [&](size_t i) { return number_of<Half>(half_of(a, i)) + number_of<Half>(half_of(b, i)); };
+  return pack_pair<Half>(product(0), product(1));
+}
 
 inline float exp2_approx(float x) {
   const float y = std::exp2(x);

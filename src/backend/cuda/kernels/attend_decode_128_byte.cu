@@ -5,8 +5,8 @@
 
 namespace kivi::cuda {
 
-std::span<const DecodeKernel> decode_kernels_64() {
-  static const auto kernels = decode_kernels<64>();
+std::span<const DecodeKernel> decode_kernels_128_byte() {
+  static const auto kernels = byte_kernels<128>();
   return kernels;
 }
 

@@ -5,8 +5,8 @@
 
 namespace kivi::cuda {
 
-std::span<const DecodeKernel> decode_kernels_128() {
-  static const auto kernels = decode_kernels<128>();
+std::span<const DecodeKernel> decode_kernels_64_byte() {
+  static const auto kernels = byte_kernels<64>();
   return kernels;
 }
 

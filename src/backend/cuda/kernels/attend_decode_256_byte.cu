@@ -5,8 +5,8 @@
 
 namespace kivi::cuda {
 
-std::span<const DecodeKernel> decode_kernels_256() {
-  static const auto kernels = decode_kernels<256>();
+std::span<const DecodeKernel> decode_kernels_256_byte() {
+  static const auto kernels = byte_kernels<256>();
   return kernels;
 }
 
