@@ -146,6 +146,7 @@ void add_eval(CLI::App& app) {
   CLI::App* eval = app.add_subcommand("eval", "Measure quality")->require_subcommand(1);
   add_perplexity(*eval);
   add_agreement(*eval);
+  add_eval_tasks(*eval);
 }
 
 }  // namespace kivi::app
