@@ -38,7 +38,7 @@ class Gsm8kCommand final : public TaskCommand {
       fail(ErrorCode::kInvalidArgument, "--shots {}: {} has {}; use at most that", n_shots_, path, examples_.size());
     }
   }
-  std::vector<TaskItem> make_items(const PromptFormat& format) override {
+  std::vector<TaskItem> make_items(const Model& /*model*/, const PromptFormat& format) override {
     return word_problem_items(problems_, examples_, format);
   }
   Outcomes answer(const Session& session, std::span<const TaskItem> items, const KvConfig& kv,
@@ -61,10 +61,11 @@ class RetrievalCommand : public TaskCommand {
 
  protected:
   void add_options(CLI::App& app) override {
-    contexts_option_ = app.add_option("--contexts", contexts_, "Tokens of prompt and answer")
+    contexts_option_ = app.add_option("--contexts", contexts_,
+                                      "Tokens of prompt and answer; default: those of 1024,2048,4096,8192 that the "
+                                      "model has")
                            ->delimiter(',')
                            ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-                           ->capture_default_str()
                            ->type_name("N1,N2,...");
     app.add_option("--depths", n_depths_, "Depths in each context, from its begin to its end")
         ->check(CLI::Range(1, 1000))
@@ -76,9 +77,20 @@ class RetrievalCommand : public TaskCommand {
         ->type_name("N");
     add_generation_options(app, default_tokens_);
   }
-  RetrievalGrid grid() const {
-    return {
-        .contexts = contexts_, .depths = spaced_depths(n_depths_), .n_per_cell = limit_, .answer_tokens = max_tokens_};
+  // Of the contexts asked for, else of the usual ones that the model has.
+  RetrievalGrid grid(const Model& model) const {
+    const int64_t longest = model.config.context_length;
+    std::vector<int64_t> contexts = contexts_;
+    if (contexts_option_->empty()) std::erase_if(contexts, [=](int64_t context) { return context > longest; });
+    if (contexts.empty()) contexts = {longest};
+    for (const int64_t context : contexts) {
+      if (context <= longest) continue;
+      fail(ErrorCode::kInvalidArgument, "--contexts {}: the model's context is {}; use at most that", context, longest);
+    }
+    return {.contexts = std::move(contexts),
+            .depths = spaced_depths(n_depths_),
+            .n_per_cell = limit_,
+            .answer_tokens = max_tokens_};
   }
   Outcomes answer(const Session& session, std::span<const TaskItem> items, const KvConfig& kv,
                   const ProgressCallback& progress) override {
@@ -107,8 +119,9 @@ class PasskeyCommand final : public RetrievalCommand {
   void read() override {
     prompts_ = read_passkey_prompts(find_task_file(data_, "kivi-passkey", "passkey_examples.jsonl"));
   }
-  std::vector<TaskItem> make_items(const PromptFormat& format) override {
-    return is_paper_ ? paper_passkey_items(prompts_, max_tokens_, format) : passkey_items(prompts_, grid(), format);
+  std::vector<TaskItem> make_items(const Model& model, const PromptFormat& format) override {
+    return is_paper_ ? paper_passkey_items(prompts_, max_tokens_, format)
+                     : passkey_items(prompts_, grid(model), format);
   }
 
   bool is_paper_ = false;
@@ -123,8 +136,8 @@ class NeedleCommand final : public RetrievalCommand {
   void read() override {
     for (const std::string& path : find_task_texts(data_, "needle-essays")) essays_.push_back(read_task_text(path));
   }
-  std::vector<TaskItem> make_items(const PromptFormat& format) override {
-    return needle_items(essays_, grid(), format);
+  std::vector<TaskItem> make_items(const Model& model, const PromptFormat& format) override {
+    return needle_items(essays_, grid(model), format);
   }
 
   std::vector<std::string> essays_;
@@ -139,7 +152,7 @@ class TruthfulQaCommand final : public TaskCommand {
   void read() override {
     questions_ = read_choice_questions(find_task_file(data_, "truthfulqa", "mc_task.json"), limit_);
   }
-  std::vector<TaskItem> make_items(const PromptFormat& format) override {
+  std::vector<TaskItem> make_items(const Model& /*model*/, const PromptFormat& format) override {
     std::vector<TaskItem> items;
     for (const ChoiceQuestion& question : questions_) {
       tokens_.push_back(encode_choices(*format.tokenizer, question));

@@ -174,7 +174,7 @@ void TaskCommand::run() {
   read();
   const Session session = model_.load(configs);
   const PromptFormat format = choose_format(*session.model);
-  const std::vector<TaskItem> items = make_items(format);
+  const std::vector<TaskItem> items = make_items(*session.model, format);
   check_lengths(session, items);
   std::vector<TaskRun> runs;
   {

@@ -32,7 +32,7 @@ class TaskCommand {
  protected:
   virtual void add_options(CLI::App& app) = 0;
   virtual void read() = 0;  // the data, before the model is loaded
-  virtual std::vector<TaskItem> make_items(const PromptFormat& format) = 0;
+  virtual std::vector<TaskItem> make_items(const Model& model, const PromptFormat& format) = 0;
   virtual Outcomes answer(const Session& session, std::span<const TaskItem> items, const KvConfig& kv,
                           const ProgressCallback& progress) = 0;
   virtual std::string describe_format(const Session& session, const PromptFormat& format) const;

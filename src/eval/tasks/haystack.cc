@@ -51,8 +51,9 @@ std::vector<TokenId> fit_prompt(const Haystack& haystack, const HiddenFact& hidd
   std::vector<TokenId> fitting = encode(0);
   const int64_t n_bare = std::ssize(fitting);
   if (n_bare > n_tokens) {
-    fail(ErrorCode::kInvalidArgument, "prompt of {} tokens at most: the question alone takes {}; use a larger context",
-         n_tokens, n_bare);
+    fail(ErrorCode::kInvalidArgument,
+         "room for a prompt of {} tokens: the question alone takes {}; use a larger context",
+         std::max<int64_t>(n_tokens, 0), n_bare);
   }
   // As near as counting comes; then piece by piece up to the first that is too many.
   int64_t n_pieces = haystack.pieces_within(hidden.first_piece, n_tokens - n_bare);

@@ -69,7 +69,7 @@ TEST_F(HaystackTest, RefusesAContextWithoutRoomForTheQuestion) {
     fitted(fact_at(0.5), 4);
     FAIL();
   } catch (const Error& error) {
-    EXPECT_STREQ(error.what(), "prompt of 4 tokens at most: the question alone takes 5; use a larger context");
+    EXPECT_STREQ(error.what(), "room for a prompt of 4 tokens: the question alone takes 5; use a larger context");
   }
 }
 
