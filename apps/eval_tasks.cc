@@ -43,7 +43,8 @@ class Gsm8kCommand final : public TaskCommand {
   }
   Outcomes answer(const Session& session, std::span<const TaskItem> items, const KvConfig& kv,
                   const ProgressCallback& progress) override {
-    return generate(session, items, kv, {std::string(kNextWordProblem)}, solves, progress);
+    return generate(session, items, kv, {std::string(kNextWordProblem)}, n_shots_ > 0 ? solves_like_examples : solves,
+                    progress);
   }
   nlohmann::ordered_json settings() const override { return {{"shots", n_shots_}, {"max_tokens", max_tokens_}}; }
 

@@ -11,6 +11,7 @@ struct Answer {
   StreamDetokenizer detokenizer;
   std::string text{};
   int64_t n_tokens = 0;
+  bool is_cut = false;  // at a stop
 };
 
 class Generation {
@@ -63,7 +64,7 @@ class Generation {
     if (event.token) add(event.id, answer, *event.token);
     if (!event.finish) return;
     if (event.finish->error) throw Error(*event.finish->error);
-    if (event.finish->reason != FinishReason::kCancelled) answer.text += answer.detokenizer.finish();
+    if (!answer.is_cut) answer.text += answer.detokenizer.finish();
     n_done_ += options_->max_new_tokens - answer.n_tokens;
   }
 
@@ -75,6 +76,7 @@ class Generation {
       const size_t at = answer.text.find(stop);
       if (at == std::string::npos) continue;
       answer.text.resize(at);
+      answer.is_cut = true;
       engine_.cancel(id);
     }
   }

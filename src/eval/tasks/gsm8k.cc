@@ -8,8 +8,8 @@ namespace kivi {
 namespace {
 
 constexpr std::string_view kAnswerMark = "####";
-constexpr std::string_view kInstruction =
-    "\n\nReason step by step. End with a line that has \"#### \" and the final answer as a number.";
+constexpr std::string_view kBox = "\\boxed{";
+constexpr std::string_view kInstruction = "\n\nReason step by step, and end with the final answer as a number.";
 
 bool is_digit(char c) {
   return c >= '0' && c <= '9';
@@ -65,6 +65,14 @@ std::string normalised(std::string_view text, const Number& number) {
   return is_negative(text, number.begin) && digits != "0" ? "-" + digits : digits;
 }
 
+// The first number after the last of a mark.
+std::optional<std::string> number_after(std::string_view text, std::string_view mark) {
+  const size_t at = text.rfind(mark);
+  if (at == std::string_view::npos) return std::nullopt;
+  const std::optional<Number> first = find_number(text, at + mark.size());
+  return first ? std::optional(normalised(text, *first)) : std::nullopt;
+}
+
 std::string without_calculator_notes(std::string_view solution) {
   std::string text;
   while (!solution.empty()) {
@@ -84,20 +92,20 @@ std::vector<WordProblem> read_word_problems(const std::string& path, int64_t n_m
   for_each_json_line(path, [&](const JsonField& line) {
     if (n_most > 0 && std::ssize(problems) == n_most) return;
     const std::string& solution = line["answer"].string();
-    const size_t mark = solution.rfind(kAnswerMark);
-    const auto number = mark == std::string::npos ? std::nullopt : final_number(solution);
+    const std::optional<std::string> number = number_after(solution, kAnswerMark);
     if (!number) line["answer"].fail(ErrorCode::kCorrupt, "does not end with '#### ' and a number");
     problems.push_back({line["question"].string(), without_calculator_notes(solution), *number});
   });
   return problems;
 }
 
+std::optional<std::string> marked_number(std::string_view answer) {
+  const std::optional<std::string> number = number_after(answer, kAnswerMark);
+  return number ? number : final_number(answer);
+}
+
 std::optional<std::string> final_number(std::string_view answer) {
-  const size_t mark = answer.rfind(kAnswerMark);
-  if (mark != std::string_view::npos) {
-    const std::optional<Number> first = find_number(answer, mark + kAnswerMark.size());
-    if (first) return normalised(answer, *first);
-  }
+  if (const std::optional<std::string> boxed = number_after(answer, kBox)) return boxed;
   std::optional<Number> last;
   for (size_t from = 0; const std::optional<Number> next = find_number(answer, from); from = last->end) last = next;
   return last ? std::optional(normalised(answer, *last)) : std::nullopt;
@@ -130,6 +138,10 @@ std::vector<TaskItem> word_problem_items(std::span<const WordProblem> problems, 
 
 bool solves(const TaskItem& item, std::string_view answer) {
   return final_number(answer) == item.expected;
+}
+
+bool solves_like_examples(const TaskItem& item, std::string_view answer) {
+  return marked_number(answer) == item.expected;
 }
 
 }  // namespace kivi
