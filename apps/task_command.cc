@@ -18,7 +18,7 @@ std::string percent(double part) {
   return fmt::format("{:.1f} %", 100 * part);
 }
 
-std::string percent(const Interval& interval) {
+std::string percent(const ConfidenceInterval& interval) {
   return fmt::format("{:.1f} to {:.1f}", 100 * interval.low, 100 * interval.high);
 }
 
@@ -26,7 +26,7 @@ std::string points(double difference) {
   return fmt::format("{:+.1f}", 100 * difference);
 }
 
-std::string points(const Interval& interval) {
+std::string points(const ConfidenceInterval& interval) {
   return fmt::format("{:+.1f} to {:+.1f}", 100 * interval.low, 100 * interval.high);
 }
 

@@ -35,8 +35,6 @@ def read_report(path):
 
 def draw(report):
     """The figure."""
-    import matplotlib
-    matplotlib.use("Agg")
     from matplotlib import pyplot
 
     results = report["results"]
@@ -44,7 +42,7 @@ def draw(report):
     figure, axes = pyplot.subplots(1, len(results), squeeze=False, sharey=True, layout="constrained",
                                    figsize=(1.4 + len(results) * (1.0 + 0.6 * len(contexts)), 1.6 + 0.35 * len(depths)))
     for axis, result in zip(axes[0], results):
-        _, _, parts = grid(result)
+        parts = grid(result)[2]
         image = axis.imshow([[float("nan") if part is None else part for part in row] for row in parts], vmin=0, vmax=1,
                             cmap="RdYlGn", aspect="auto")
         for y, row in enumerate(parts):
@@ -61,6 +59,13 @@ def draw(report):
     return figure
 
 
+def plot(report, folder):
+    """Writes the plot into the folder; gives its path, in a list."""
+    path = folder / f"{report['task']}.png"
+    draw(report).savefig(path, dpi=150)
+    return [path]
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="libkivi.plots.heatmap", description=__doc__.splitlines()[0])
     parser.add_argument("result", help="what kivi eval passkey or needle wrote with --json")
@@ -68,7 +73,13 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     output = options.output or str(Path(options.result).with_suffix(".png"))
     try:
+        import matplotlib
+
+        matplotlib.use("Agg")
         draw(read_report(options.result)).savefig(output, dpi=150)
+    except ImportError as error:
+        print(f"heatmap: {error.name} is missing; pip install matplotlib", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         print(f"heatmap: {error}", file=sys.stderr)
         return 1

@@ -34,7 +34,7 @@ double solve_score(double only_first, double only_second, double n, double low, 
 
 }  // namespace
 
-Interval proportion_interval(int64_t n_right, int64_t n) {
+ConfidenceInterval proportion_interval(int64_t n_right, int64_t n) {
   if (n == 0) return {0.0, 1.0};
   const auto items = static_cast<double>(n);
   const double p = static_cast<double>(n_right) / items;
@@ -45,7 +45,7 @@ Interval proportion_interval(int64_t n_right, int64_t n) {
   return {n_right == 0 ? 0.0 : (centre - reach) / (1 + z2), n_right == n ? 1.0 : (centre + reach) / (1 + z2)};
 }
 
-Interval paired_difference_interval(int64_t only_first, int64_t only_second, int64_t n) {
+ConfidenceInterval paired_difference_interval(int64_t only_first, int64_t only_second, int64_t n) {
   if (n == 0) return {-1.0, 1.0};
   const auto first = static_cast<double>(only_first);
   const auto second = static_cast<double>(only_second);
@@ -54,7 +54,7 @@ Interval paired_difference_interval(int64_t only_first, int64_t only_second, int
   return {solve_score(first, second, items, -1.0, observed, kZ), solve_score(first, second, items, observed, 1.0, -kZ)};
 }
 
-Mean mean_of(std::span<const double> values) {
+MeanEstimate mean_of(std::span<const double> values) {
   const auto n = static_cast<double>(values.size());
   double sum = 0.0;
   for (const double value : values) sum += value;

@@ -7,7 +7,7 @@
 namespace kivi {
 namespace {
 
-void expect_near(const Interval& interval, double low, double high, double tolerance) {
+void expect_near(const ConfidenceInterval& interval, double low, double high, double tolerance) {
   EXPECT_NEAR(interval.low, low, tolerance);
   EXPECT_NEAR(interval.high, high, tolerance);
 }
@@ -36,20 +36,20 @@ TEST(ConfidenceTest, PairedDifferencesAreTangos) {
 }
 
 TEST(ConfidenceTest, NoDiscordantItemsLeaveAnIntervalAllTheSame) {
-  const Interval interval = paired_difference_interval(0, 0, 30);
+  const ConfidenceInterval interval = paired_difference_interval(0, 0, 30);
   expect_near(interval, -0.113513, 0.113513, 1e-6);  // z^2 / (n + z^2)
   expect_near(paired_difference_interval(0, 0, 0), -1.0, 1.0, 0.0);
 }
 
 TEST(ConfidenceTest, SwappedSidesSwapTheInterval) {
-  const Interval one = paired_difference_interval(5, 9, 40);
-  const Interval other = paired_difference_interval(9, 5, 40);
+  const ConfidenceInterval one = paired_difference_interval(5, 9, 40);
+  const ConfidenceInterval other = paired_difference_interval(9, 5, 40);
   expect_near(one, -other.high, -other.low, 1e-9);
 }
 
 TEST(ConfidenceTest, MeansHaveTheirStandardErrors) {
   const std::vector<double> values = {1, 2, 3, 4};  // variance 5/3
-  const Mean mean = mean_of(values);
+  const MeanEstimate mean = mean_of(values);
   EXPECT_DOUBLE_EQ(mean.value, 2.5);
   expect_near(mean.interval, 2.5 - 1.265151, 2.5 + 1.265151, 1e-6);
   expect_near(mean_of(std::vector<double>{3}).interval, 3, 3, 0);

@@ -8,11 +8,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json to_json(const Interval& interval) {
+Json to_json(const ConfidenceInterval& interval) {
   return {interval.low, interval.high};
 }
 
-Json to_json(const Mean& mean) {
+Json to_json(const MeanEstimate& mean) {
   return {{"value", mean.value}, {"interval", to_json(mean.interval)}};
 }
 

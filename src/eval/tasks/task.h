@@ -48,10 +48,10 @@ struct TaskSummary {
   int64_t n_right = 0;
   int64_t only_this = 0;  // right here alone
   int64_t only_base = 0;
-  Interval accuracy_interval{};    // Wilson
-  Interval difference_interval{};  // Tango: of accuracy() minus the base's
-  std::optional<Mean> share{};
-  std::optional<Mean> share_difference{};
+  ConfidenceInterval accuracy_interval{};    // Wilson
+  ConfidenceInterval difference_interval{};  // Tango: of accuracy() minus the base's
+  std::optional<MeanEstimate> share{};
+  std::optional<MeanEstimate> share_difference{};
 
   double accuracy() const { return n_items == 0 ? 0.0 : double(n_right) / double(n_items); }
   double difference() const { return n_items == 0 ? 0.0 : double(only_this - only_base) / double(n_items); }
