@@ -98,6 +98,10 @@ class BadTasks(Case):
         ):
             self.refused(2, fragments, "eval", *args)
 
+    def test_help(self):
+        for task in "passkey", "needle", "gsm8k", "truthfulqa":
+            self.assertIn("--data", self.ok("eval", task, "--help").stdout)
+
     def test_data(self):
         with tempfile.TemporaryDirectory() as folder:
             for task, name in ("gsm8k", "test.jsonl"), ("passkey", "passkey_examples.jsonl"), ("truthfulqa", "mc_task.json"):
