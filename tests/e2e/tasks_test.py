@@ -104,10 +104,11 @@ class BadTasks(Case):
 
     def test_data(self):
         with tempfile.TemporaryDirectory() as folder:
-            for task, name in ("gsm8k", "test.jsonl"), ("passkey", "passkey_examples.jsonl"), ("truthfulqa", "mc_task.json"):
+            for task, name, not_it in (("gsm8k", "test.jsonl", "not an object"), ("truthfulqa", "mc_task.json", "must be"),
+                                       ("passkey", "passkey_examples.jsonl", "not an object")):
                 self.refused(1, ["not a folder"], "eval", task, "-m", MODEL, "--data", f"{folder}/no")
                 self.refused(1, [folder, name], "eval", task, "-m", MODEL, "--data", folder)
-                for text, fragment in ("", "empty"), ('{"question": ', "not JSON"), ("3", "must be" if task == "truthfulqa" else "not an object"):
+                for text, fragment in ("", "empty"), ('{"question": ', "not JSON"), ("3", not_it):
                     Path(folder, name).write_text(text)
                     self.refused(1, [name, fragment], "eval", task, "-m", MODEL, "--data", folder)
                 os.remove(Path(folder, name))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 
 def grid(result):
-    """Of a KV cache's result: contexts and depths in order, and the part that is right as rows of depths, None where there
-    is no item."""
+    """Of a KV cache's result: contexts and depths in order, and what part is right, by depth and context; None where no
+    item is."""
     cells = {(cell["context"], cell["depth"]): cell["right"] / cell["n"] for cell in result["cells"]}
     contexts = sorted({context for context, _ in cells})
     depths = sorted({depth for _, depth in cells})
