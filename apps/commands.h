@@ -12,6 +12,9 @@ void add_eval(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_bench(CLI::App& app);
 
+// Of eval.
+void add_eval_tasks(CLI::App& eval);
+
 // Of bench.
 void add_bench_attention(CLI::App& bench);
 void add_bench_decode(CLI::App& bench);

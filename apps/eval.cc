@@ -1,4 +1,4 @@
-// kivi eval: quality of KV caches on a text, and whether two devices agree.
+// kivi eval: quality of KV caches on a text, and whether two devices agree. Tasks are in eval_tasks.cc.
 #include <fmt/format.h>
 
 #include <memory>
@@ -143,9 +143,16 @@ void add_agreement(CLI::App& eval) {
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  CLI::App* eval = app.add_subcommand("eval", "Measure quality")->require_subcommand(1);
+  CLI::App* eval = app.add_subcommand("eval", "Measure quality");
+  eval->require_subcommand(0, 1);  // so that an unknown one is named by the error
+  eval->callback([eval] {
+    if (!eval->get_subcommands().empty()) return;
+    fail(ErrorCode::kInvalidArgument,
+         "eval: what is to be measured? perplexity, agreement, passkey, needle, gsm8k or truthfulqa; see --help");
+  });
   add_perplexity(*eval);
   add_agreement(*eval);
+  add_eval_tasks(*eval);
 }
 
 }  // namespace kivi::app
