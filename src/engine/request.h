@@ -24,6 +24,13 @@ struct Request {
   // Score each new token as the model does, before penalties and temperature, beside so many of the most likely.
   std::optional<int64_t> n_logprobs{};
   bool scores_prompt = false;  // and each token of the prompt but the first; needs n_logprobs
+  // Places where the prompt may be cut into chunks, ascending: where the turns of a chat begin and end. Prompts that
+  // begin alike are cut alike, and so can share what is stored up to a cut. The output does depend on the cuts (a chunk
+  // attends to what the cache has made of those before), but not on what is shared.
+  std::vector<int64_t> cuts{};
+  // A request with the same prompt and cuts that was submitted before this one, and has not been computed: its prompt
+  // serves both, and they share its pages. No effect if it is further, or gone.
+  std::optional<RequestId> twin{};
   // Leave the sequence in the cache when it ends, as long as nobody needs its pages: a later request whose prompt
   // begins with all its tokens goes on from there (a chat's next turn).
   bool keep_cached = false;
@@ -40,6 +47,7 @@ struct Finish {
   FinishReason reason = FinishReason::kStop;
   std::optional<Error> error{};  // of kFailed
   int64_t n_prompt = 0;          // tokens
+  int64_t n_reused = 0;          // of the prompt: they were in the cache when it first ran
   int64_t n_output = 0;
   std::optional<TokenId> stop_id{};  // of kStop: the stop token, which is not part of the output
   double queue_seconds = 0.0;        // until it first ran
