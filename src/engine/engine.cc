@@ -249,6 +249,7 @@ void Engine::take(Sequence& sequence, Choice choice) {
   sequence.tokens.push_back(choice.token);
   Event& event = add_event(sequence.id);
   event.token = choice.token;
+  event.n_reused = sequence.n_reused;
   event.score = std::move(choice.score);
   const bool at_limit = sequence.n_output() == request.max_new_tokens;
   const bool at_end = sequence.n_tokens() >= cache_.capacity().max_tokens;
@@ -259,7 +260,6 @@ void Engine::finish(Sequence& sequence, FinishReason reason, std::optional<Error
   const std::unique_ptr<Sequence> ended = scheduler_.remove(sequence);
   Finish end{.reason = reason, .error = std::move(error)};
   end.n_prompt = ended->n_prompt();
-  end.n_reused = ended->n_reused;
   end.n_output = ended->n_output();
   end.queue_seconds = seconds_between(ended->submitted, ended->started.value_or(Sequence::Clock::now()));
   if (ended->cache_id >= 0) end.kv = cache_.memory(ended->cache_id);

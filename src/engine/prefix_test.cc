@@ -104,7 +104,7 @@ class PrefixTest : public EngineTest, public testing::WithParamInterface<Case> {
     for (const auto& [id, outcome] : all) tokens.push_back(outcome.tokens);
     const std::vector<int64_t> n_reused = {0, 300, 300, 256, 340};
     for (size_t i = 0; i < n_reused.size(); ++i) {
-      EXPECT_EQ(all[static_cast<RequestId>(i)].finish.n_reused, reuses ? n_reused[i] : 0) << i;
+      EXPECT_EQ(all[static_cast<RequestId>(i)].n_reused, reuses ? n_reused[i] : 0) << i;
     }
     return tokens;
   }
@@ -188,7 +188,7 @@ TEST_F(PrefixesTest, APromptIsNeverReusedWhole) {
   const RequestId again = engine.submit(asked);
   outcomes.merge(run(engine));
   EXPECT_EQ(outcomes[again].tokens, outcomes[first].tokens);
-  EXPECT_EQ(outcomes[again].finish.n_reused, kStep);
+  EXPECT_EQ(outcomes[again].n_reused, kStep);
 }
 
 TEST_F(PrefixesTest, ScoresOfAPromptAreComputed) {

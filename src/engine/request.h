@@ -47,7 +47,6 @@ struct Finish {
   FinishReason reason = FinishReason::kStop;
   std::optional<Error> error{};  // of kFailed
   int64_t n_prompt = 0;          // tokens
-  int64_t n_reused = 0;          // of the prompt: they were in the cache when it first ran
   int64_t n_output = 0;
   std::optional<TokenId> stop_id{};  // of kStop: the stop token, which is not part of the output
   double queue_seconds = 0.0;        // until it first ran
@@ -58,7 +57,8 @@ struct Finish {
 struct Event {
   RequestId id = 0;
   std::optional<TokenId> token{};
-  std::optional<ScoredToken> score{};        // of the new token, or of the stop token in the last event
+  int64_t n_reused = 0;                // with a token: those of the prompt that were in the cache when it first ran
+  std::optional<ScoredToken> score{};  // of the new token, or of the stop token in the last event
   std::vector<ScoredToken> prompt_scores{};  // of the next tokens of the prompt, from the second one on
   std::optional<Finish> finish{};
 };

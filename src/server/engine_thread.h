@@ -22,7 +22,7 @@ struct EngineSnapshot {
   int64_t n_running = 0;
   int64_t n_waiting = 0;
   KvMemory kv{};
-  int64_t allocated_bytes = 0;  // of pages
+  int64_t allocated_bytes = 0;  // of the pages of requests; what is kept of prefixes alone can be had back
   int64_t capacity_bytes = 0;
   EngineStats stats{};
 };
