@@ -44,8 +44,9 @@ class EngineThread {
   // Ends the thread after the step that runs; requests that are not done get no further events.
   ~EngineThread();
 
-  // From any thread. What cannot be served ends with a kFailed event.
-  RequestId submit(Request request);
+  // From any thread. Asks for n choices of one prompt, which they share; choice i draws with the request's seed + i.
+  // The id of the first one: the others count on from it. What cannot be served ends with a kFailed event.
+  RequestId submit(const Request& request, int64_t n);
   // From any thread. The request's last event comes with the next step.
   void cancel(RequestId id);
 

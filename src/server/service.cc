@@ -335,13 +335,8 @@ void Service::start(GenerationCall call, std::vector<Request> requests, Client c
   const auto generation = std::make_shared<Generation>(call, std::move(head), requests, client.exchange, client.headers,
                                                        std::move(surroundings), arrival);
   for (const Request& prompt : requests) {
-    std::optional<RequestId> first;
-    for (int64_t i = 0; i < call.n; ++i) {
-      Request request = prompt;
-      request.sampling.seed += static_cast<uint64_t>(i);
-      request.twin = first;
-      const RequestId id = engine_.submit(std::move(request));
-      if (!first) first = id;
+    const RequestId first = engine_.submit(prompt, call.n);
+    for (RequestId id = first; id < first + call.n; ++id) {
       live_.emplace(id, Live{generation, ids->size()});
       ids->push_back(id);
     }
