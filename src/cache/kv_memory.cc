@@ -32,7 +32,11 @@ KvMemory packed_memory(const KvShape& shape, const KvConfig& config, int64_t sid
   if (!config.is_packed()) return memory;
   const format::PageLayout layout = config.layout(shape);
   memory.codes_bytes = side * (n_keys * layout.key_bits + n_values * layout.value_bits) / 8;
-  memory.params_bytes = side * n_keys * 4 / layout.key_group + side * n_values * 4 / layout.value_group;
+  const bool half = layout.params == format::ParamFormat::kHalf;
+  const int64_t key_groups = side * n_keys / layout.key_group;  // of one channel each
+  memory.params_bytes = key_groups * 2 * layout.param_bytes();
+  if (!half) memory.params_bytes += 2 * key_groups / layout.head_dim;  // units of zeros
+  memory.params_bytes += side * n_values / layout.value_group * (half ? 4 : 1);
   return memory;
 }
 
