@@ -34,6 +34,7 @@ struct ServeCommand {
   int max_num_seqs = 256;
   std::optional<int64_t> max_model_len;
   std::optional<int64_t> step_tokens;
+  bool reuses_prefixes = true;
   double shutdown_seconds = 30;
 
   void run();
@@ -59,7 +60,8 @@ EngineOptions ServeCommand::engine_options(const Session& session, const KvConfi
   const bool is_host = session.backend->free_bytes() == 0;
   EngineOptions options{.kv = kv_config,
                         .capacity = {.max_tokens = context(session), .max_sequences = max_num_seqs},
-                        .max_step_tokens = step_tokens.value_or(is_host ? kCpuStepTokens : kDeviceStepTokens)};
+                        .max_step_tokens = step_tokens.value_or(is_host ? kCpuStepTokens : kDeviceStepTokens),
+                        .reuse_prefixes = reuses_prefixes};
   memory.apply_to(options, *session.backend);
   if (is_host && options.capacity.memory_bytes == 0) {
     const KvShape shape = session.decoder->kv_shape();
@@ -129,6 +131,8 @@ void add_serve(CLI::App& app) {
                                kCpuStepTokens, kDeviceStepTokens))
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->type_name("N");
+  serve->add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", command->reuses_prefixes,
+                  "Prompts that begin alike share what the cache has of them (default); outputs are the same without");
   serve
       ->add_option("--allowed-origins", server.service.allowed_origins,
                    "Origins of web pages that may use the server, as https://example.org; *: all; default: its own")

@@ -213,13 +213,15 @@ class Backend {
   // In the order of operations; `host` is free for other use when the call returns.
   virtual void copy_to_device(void* device, const void* host, size_t size_bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, size_t size_bytes) = 0;  // waits for what was asked before
+  // Within the backend's memory; the two must not overlap.
+  virtual void copy(void* to, const void* from, size_t size_bytes) = 0;
   virtual void synchronize() = 0;
   // Bytes of memory that allocate() can still hand out; 0 if there is no use in asking (the CPU commits what is
   // touched).
   virtual size_t free_bytes() { return 0; }
 
   // Records the operations that `run` calls, without running them. Null on a device that has nothing to gain: the
-  // caller then calls them every time. They may not allocate, load or copy from and to the host.
+  // caller then calls them every time. They may not allocate, load or copy.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& /*run*/) { return nullptr; }
   virtual void replay(const Recording& /*recording*/) {}
 

@@ -60,6 +60,10 @@ class FakeDevice : public Backend {
     synchronize();
     std::memcpy(host, device, size_bytes);
   }
+  void copy(void* to, const void* from, size_t size_bytes) override {
+    require(recording_ == nullptr, "a copy inside a recording");
+    enqueue([=] { std::memcpy(to, from, size_bytes); });
+  }
   void synchronize() override {
     for (const auto& operation : std::exchange(queue_, {})) operation();
   }

@@ -55,6 +55,21 @@ TEST_P(MemoryTest, CopiesOfEverySizeComeBack) {
   }
 }
 
+TEST_P(MemoryTest, CopiesWithinItsMemoryAreInTheOrderOfTheCalls) {
+  constexpr size_t kSize = (size_t{1} << 20) + 13;
+  const auto from = backend_->allocate(kSize);
+  const auto to = backend_->allocate(kSize);
+  std::vector<uint8_t> bytes(kSize);
+  std::vector<uint8_t> back(kSize);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_());
+  backend_->copy_to_device(from->data(), bytes.data(), kSize);
+  backend_->copy(to->data(), from->data(), kSize);
+  backend_->copy_to_device(from->data(), back.data(), kSize);
+  backend_->copy(to->data(), from->data(), 0);
+  backend_->copy_to_host(back.data(), to->data(), kSize);
+  EXPECT_EQ(back, bytes);
+}
+
 // The caller's memory is its own again when copy_to_device returns, and copies happen in the order of the calls.
 TEST_P(MemoryTest, TheSourceOfACopyMayChangeAtOnce) {
   constexpr int32_t kCopies = 100;

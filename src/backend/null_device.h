@@ -23,6 +23,9 @@ class NullDevice : public Backend {
   void copy_to_host(void* host, const void* device, size_t size_bytes) override {
     std::memcpy(host, device, size_bytes);
   }
+  void copy(void* to, const void* from, size_t size_bytes) override {
+    if (size_bytes > 0) std::memcpy(to, from, size_bytes);
+  }
   void synchronize() override {}
   std::unique_ptr<Recording> record(const std::function<void()>& run) override {
     run();

@@ -1,6 +1,7 @@
 #include "cache/kv_cache.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 
@@ -39,7 +40,8 @@ int64_t n_slabs(const KvShape& shape, const KvConfig& config, const KvCapacity& 
 }  // namespace
 
 KvCache::KvCache(Backend& backend, const KvShape& shape, const KvConfig& config, const KvCapacity& capacity)
-    : shape_(without_idle_windows(shape, capacity)),
+    : backend_(&backend),
+      shape_(without_idle_windows(shape, capacity)),
       config_(config),
       capacity_(checked(capacity, config, shape)),
       layout_(config.layout(shape)),
@@ -83,9 +85,10 @@ SequenceId KvCache::create() {
   }
   const SequenceId id = free_ids_.back();
   free_ids_.pop_back();
-  sequences_[id] = {.alive = true,
-                    .serial = next_serial_++,
-                    .pages = std::vector<PageId>(static_cast<size_t>(columns_.back().end), kNoPage)};
+  Sequence& sequence = sequences_[id];
+  sequence.alive = true;
+  sequence.serial = next_serial_++;
+  sequence.pages.assign(static_cast<size_t>(columns_.back().end), kNoPage);
   return id;
 }
 
@@ -104,6 +107,78 @@ void KvCache::free_page(PageId& page) {
   if (page == kNoPage) return;
   arena_.give_back(page);
   page = kNoPage;
+}
+
+// Calls visit(page, kind, is_final) for all pages that are held.
+template <typename AnyStored, typename Visit>
+void KvCache::for_each_page(AnyStored& stored, Visit visit) const {
+  for (const LayerGroup& group : groups_) {
+    const Columns& columns = columns_[group.id];
+    const int64_t n_final = n_final_packed(group, stored.n_tokens);
+    const auto visit_columns = [&](int64_t begin, int64_t end, PageKind kind, auto is_final) {
+      for (int64_t column = begin; column < end; ++column) {
+        auto& page = stored.pages[static_cast<size_t>(column)];
+        if (page != kNoPage) visit(page, kind, is_final(static_cast<int32_t>(column - begin)));
+      }
+    };
+    visit_columns(columns.packed, columns.keys, group.packed_pages(), [&](int32_t page) { return page < n_final; });
+    visit_columns(columns.keys, columns.values, group.window_pages(),
+                  [&](int32_t slot) { return is_final_slot(group.keys, stored.n_tokens, slot); });
+    visit_columns(columns.values, columns.end, group.window_pages(),
+                  [&](int32_t slot) { return is_final_slot(group.values, stored.n_tokens, slot); });
+  }
+}
+
+std::optional<KvCache::Stored> KvCache::copy_of(const Stored& from, Holder holder) {
+  if (!step_.empty()) fail(ErrorCode::kInternal, "KV cache: a copy of a sequence within a step");
+  Stored copy = from;
+  KvPages missing;
+  for_each_page(copy, [&](PageId /*page*/, PageKind kind, bool is_final) { missing[kind] += is_final ? 0 : 1; });
+  if (!arena_.has_room(missing)) return std::nullopt;
+  for_each_page(copy, [&](PageId& page, PageKind kind, bool is_final) {
+    if (is_final) return arena_.share(page, holder);
+    const PageId original = std::exchange(page, arena_.take(kind, holder));
+    backend_->copy(arena_.page(page), arena_.page(original), static_cast<size_t>(arena_.layout().page_bytes[kind]));
+  });
+  return copy;
+}
+
+std::optional<SequenceId> KvCache::create_from(const Stored& from) {
+  if (free_ids_.empty()) return std::nullopt;
+  std::optional<Stored> copy = copy_of(from, Holder::kSequence);
+  if (!copy) return std::nullopt;
+  const SequenceId id = create();
+  static_cast<Stored&>(at(id)) = std::move(*copy);
+  return id;
+}
+
+std::optional<SequenceId> KvCache::fork(SequenceId id) {
+  return create_from(at(id));
+}
+
+std::optional<SequenceId> KvCache::fork_prefix(PrefixId id) {
+  return create_from(prefixes_.at(id));
+}
+
+std::optional<PrefixId> KvCache::store_prefix(SequenceId id) {
+  std::optional<Stored> copy = copy_of(at(id), Holder::kPrefix);
+  if (!copy) return std::nullopt;
+  prefixes_.emplace(next_prefix_, std::move(*copy));
+  return next_prefix_++;
+}
+
+void KvCache::drop_prefix(PrefixId id) {
+  for (const PageId page : prefixes_.at(id).pages) {
+    if (page != kNoPage) arena_.give_back(page, Holder::kPrefix);
+  }
+  prefixes_.erase(id);
+}
+
+KvPages KvCache::shared_pages(SequenceId id) const {
+  KvPages shared;
+  for_each_page(at(id),
+                [&](PageId page, PageKind kind, bool /*is_final*/) { shared[kind] += arena_.is_shared(page) ? 1 : 0; });
+  return shared;
 }
 
 KvPages KvCache::most_pages(int64_t n_tokens) const {
@@ -137,7 +212,11 @@ KvPages KvCache::missing_pages(const Sequence& sequence, int64_t n_after) const 
     const GroupSpans& before = sequence.spans[group.id];
     const GroupSpans after = group_spans(group, n_after);
     const PackedChange change(before.packed, after.packed);
-    missing[group.packed_pages()] = change.entering.size() - change.n_handed_on();
+    int64_t n_handed_on = 0;
+    for (int64_t page = change.leaving.begin; page < change.leaving.end; ++page) {
+      n_handed_on += arena_.is_shared(sequence.pages[columns_[group.id].packed + page]) ? 0 : 1;
+    }
+    missing[group.packed_pages()] = std::max<int64_t>(0, change.entering.size() - n_handed_on);
     for_each_entering_window(group, before, after, [&](int64_t column) {
       missing[group.window_pages()] += sequence.pages[column] == kNoPage;
     });
@@ -152,9 +231,10 @@ void KvCache::take_pages(Sequence& sequence, int64_t n_after) {
     const GroupSpans after = group_spans(group, n_after);
     const PackedChange change(before.packed, after.packed);
     PageId* const packed = &sequence.pages[columns_[group.id].packed];
-    for (int64_t i = 0; i < change.entering.size(); ++i) {
-      const int64_t page = change.entering.begin + i;
-      packed[page] = i < change.n_handed_on() ? packed[change.leaving.begin + i] : arena_.take(group.packed_pages());
+    int64_t leaving = change.leaving.begin;
+    for (int64_t page = change.entering.begin; page < change.entering.end; ++page) {
+      while (leaving < change.leaving.end && arena_.is_shared(packed[leaving])) ++leaving;
+      packed[page] = leaving < change.leaving.end ? packed[leaving++] : arena_.take(group.packed_pages());
       changed_.push_back(static_cast<int32_t>(columns_[group.id].packed + page));
     }
     for_each_entering_window(group, before, after, [&](int64_t column) {
@@ -172,10 +252,14 @@ void KvCache::leave_pages(Sequence& sequence, int64_t n_after) {
     const GroupSpans after = group_spans(group, n_after);
     const Columns& columns = columns_[group.id];
     const PackedChange change(spans.packed, after.packed);
-    for (int64_t i = 0; i < change.leaving.size(); ++i) {
-      PageId& page = sequence.pages[columns.packed + change.leaving.begin + i];
-      if (i < change.n_handed_on()) page = kNoPage;
-      free_page(page);
+    PageId* const packed = &sequence.pages[columns.packed];
+    int64_t entering = change.entering.begin;
+    for (int64_t page = change.leaving.begin; page < change.leaving.end; ++page) {
+      if (entering < change.entering.end && packed[entering] == packed[page]) {  // handed on, in this order
+        packed[page] = kNoPage;
+        ++entering;
+      }
+      free_page(packed[page]);
     }
     for_each_leaving_slot(group.keys, columns.n_key_slots(), spans.keys, after.keys,
                           [&](int32_t slot) { free_page(sequence.pages[columns.keys + slot]); });
@@ -262,6 +346,7 @@ KvMemory KvCache::memory() const {
   for (const Sequence& sequence : sequences_) {
     if (sequence.alive) total += memory_of(shape_, config_, sequence.n_tokens);
   }
+  total -= memory_of_full(shape_, config_, arena_.extra_uses());
   return total;
 }
 

@@ -9,7 +9,9 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "backend/tensor.h"
@@ -23,6 +25,8 @@ namespace kivi {
 
 // A sequence's place in the cache, from create() to release().
 using SequenceId = int32_t;
+// Tokens that are stored for sequences to come, from store_prefix() to drop_prefix().
+using PrefixId = int64_t;
 
 struct KvCapacity {
   int64_t max_tokens = 0;    // of one sequence
@@ -53,6 +57,14 @@ class KvCache {
   SequenceId create();
   // Frees its pages; should a step be reserved (one that failed), it is no longer in it.
   void release(SequenceId id);
+  // Between steps. A sequence with the tokens of another one: it shares the pages that are full, and so are never
+  // written again, and has copies of the others. None if there is no room for those or max_sequences are alive.
+  std::optional<SequenceId> fork(SequenceId id);
+  // The same in two parts: a prefix has no place in steps, does not count as alive, and its pages only as taken.
+  std::optional<PrefixId> store_prefix(SequenceId id);
+  std::optional<SequenceId> fork_prefix(PrefixId id);
+  void drop_prefix(PrefixId id);
+
   int64_t n_tokens(SequenceId id) const { return at(id).n_tokens; }
   int n_sequences() const { return capacity_.max_sequences - static_cast<int>(free_ids_.size()); }  // alive
 
@@ -79,6 +91,8 @@ class KvCache {
   // Lives as long as the memory that views point into.
   const std::shared_ptr<const Buffer>& memory_handle() const { return tables_.memory(); }
 
+  // Pages of a sequence that others hold too.
+  KvPages shared_pages(SequenceId id) const;
   // Most pages that a sequence holds until it has n_tokens, within steps and between them.
   KvPages most_pages(int64_t n_tokens) const;
 
@@ -87,7 +101,8 @@ class KvCache {
   const KvConfig& config() const { return config_; }
   const KvCapacity& capacity() const { return capacity_; }
 
-  // Of all sequences that are alive; its allocated_bytes() are the bytes of the pages in use.
+  // Of all sequences that are alive, with what they share counted once; its allocated_bytes() are the bytes of the
+  // pages in use.
   KvMemory memory() const;
   KvMemory memory(SequenceId id) const { return memory_of(shape_, config_, n_tokens(id)); }
   // Bytes of the pages in use, counted where they are allocated.
@@ -112,13 +127,15 @@ class KvCache {
     int group = 0;
     int64_t index = 0;
   };
-  struct Sequence {
-    bool alive = false;
-    uint64_t serial = 0;  // another one for every create()
+  struct Stored {
     int64_t n_tokens = 0;
     std::array<GroupSpans, format::kMostLayerGroups> spans{};  // between steps
     std::vector<PageId> pages{};  // as a row of the step's tables; kNoPage where there is none
-    int64_t table_row = -1;       // where it was in the tables last
+  };
+  struct Sequence : Stored {
+    bool alive = false;
+    uint64_t serial = 0;     // another one for every create()
+    int64_t table_row = -1;  // where it was in the tables last
   };
 
   Sequence& at(SequenceId id);
@@ -131,8 +148,13 @@ class KvCache {
   void take_pages(Sequence& sequence, int64_t n_after);
   void leave_pages(Sequence& sequence, int64_t n_after);
   void free_page(PageId& page);
+  template <typename AnyStored, typename Visit>
+  void for_each_page(AnyStored& stored, Visit visit) const;
+  std::optional<Stored> copy_of(const Stored& from, Holder holder);
+  std::optional<SequenceId> create_from(const Stored& from);
   void fill_tables();
 
+  Backend* backend_;
   KvShape shape_;
   KvConfig config_;
   KvCapacity capacity_;
@@ -146,6 +168,8 @@ class KvCache {
   StepTables tables_;
   std::vector<Sequence> sequences_;
   std::vector<SequenceId> free_ids_;
+  std::unordered_map<PrefixId, Stored> prefixes_;
+  PrefixId next_prefix_ = 0;
   uint64_t next_serial_ = 1;
   std::vector<uint64_t> row_owners_;  // serials, by row of the tables
 

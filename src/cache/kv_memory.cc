@@ -25,17 +25,27 @@ int64_t page_bytes(const KvShape& shape, const KvConfig& config, const LayerGrou
          pages[group.window_pages()] * window_page_bytes(shape, group.n_layers());
 }
 
+// Codes, scales and zeros of so many keys and values, of `side` numbers each.
+KvMemory packed_memory(const KvShape& shape, const KvConfig& config, int64_t side, int64_t n_keys, int64_t n_values) {
+  KvMemory memory;
+  memory.elements = side * (n_keys + n_values);
+  if (!config.is_packed()) return memory;
+  const format::PageLayout layout = config.layout(shape);
+  memory.codes_bytes = side * (n_keys * layout.key_bits + n_values * layout.value_bits) / 8;
+  const bool half = layout.params == format::ParamFormat::kHalf;
+  const int64_t key_groups = side * n_keys / layout.key_group;  // of one channel each
+  memory.params_bytes = key_groups * 2 * layout.param_bytes();
+  if (!half) memory.params_bytes += 2 * key_groups / layout.head_dim;  // units of zeros
+  memory.params_bytes += side * n_values / layout.value_group * (half ? 4 : 1);
+  return memory;
+}
+
 KvMemory group_memory(const KvShape& shape, const KvConfig& config, const LayerGroup& group, int64_t n_tokens) {
   const int64_t side = group.n_layers() * shape.n_kv_heads * shape.head_dim;  // numbers of one token's keys
   const StoredTokens keys = stored_tokens(group.keys, n_tokens);
   const StoredTokens values = stored_tokens(group.values, n_tokens);
-  KvMemory memory;
-  memory.elements = side * (keys.packed + keys.window + values.packed + values.window);
-  if (config.is_packed()) {
-    const format::PageLayout layout = config.layout(shape);
-    memory.codes_bytes = side * (keys.packed * layout.key_bits + values.packed * layout.value_bits) / 8;
-    memory.params_bytes = side * keys.packed * 4 / layout.key_group + side * values.packed * 4 / layout.value_group;
-  }
+  KvMemory memory = packed_memory(shape, config, side, keys.packed, values.packed);
+  memory.elements += side * (keys.window + values.window);
   memory.window_bytes = 2 * side * (keys.window + values.window);
   const int64_t allocated = page_bytes(shape, config, group, pages_of(group, n_tokens));
   memory.slack_bytes = allocated - memory.used_bytes();
@@ -53,14 +63,14 @@ double KvMemory::effective_bits_per_element() const {
   return elements == 0 ? 0.0 : 8.0 * static_cast<double>(used_bytes()) / static_cast<double>(elements);
 }
 
-KvMemory& KvMemory::operator+=(const KvMemory& other) {
-  codes_bytes += other.codes_bytes;
-  params_bytes += other.params_bytes;
-  window_bytes += other.window_bytes;
-  slack_bytes += other.slack_bytes;
-  elements += other.elements;
-  dropped_tokens += other.dropped_tokens;
-  dropped_bytes += other.dropped_bytes;
+KvMemory& KvMemory::add(const KvMemory& other, int64_t times) {
+  codes_bytes += times * other.codes_bytes;
+  params_bytes += times * other.params_bytes;
+  window_bytes += times * other.window_bytes;
+  slack_bytes += times * other.slack_bytes;
+  elements += times * other.elements;
+  dropped_tokens += times * other.dropped_tokens;
+  dropped_bytes += times * other.dropped_bytes;
   return *this;
 }
 
@@ -105,6 +115,25 @@ SlabLayout slab_layout(const KvShape& shape, const KvConfig& config) {
 KvMemory memory_of(const KvShape& shape, const KvConfig& config, int64_t n_tokens) {
   KvMemory memory;
   for (const LayerGroup& group : layer_groups(shape, config)) memory += group_memory(shape, config, group, n_tokens);
+  return memory;
+}
+
+KvMemory memory_of_full(const KvShape& shape, const KvConfig& config, const KvPages& pages) {
+  KvMemory memory;
+  for (const LayerGroup& group : layer_groups(shape, config)) {
+    const int64_t side = group.n_layers() * shape.n_kv_heads * shape.head_dim;  // numbers of one token's keys
+    KvPages of_group;
+    of_group[group.packed_pages()] = pages[group.packed_pages()];
+    of_group[group.window_pages()] = pages[group.window_pages()];
+    const int64_t n_packed = of_group[group.packed_pages()] * format::kPageTokens;
+    const int64_t n_window = of_group[group.window_pages()] * kWindowPageTokens;
+    KvMemory full = packed_memory(shape, config, side, group.keys.keeps_all() ? 0 : n_packed,
+                                  group.values.keeps_all() ? 0 : n_packed);
+    full.elements += side * n_window;
+    full.window_bytes = 2 * side * n_window;
+    full.slack_bytes = page_bytes(shape, config, group, of_group) - full.used_bytes();
+    memory += full;
+  }
   return memory;
 }
 

@@ -24,7 +24,11 @@ struct KvMemory {
   // Windows included, slack not. 0 without tokens.
   double effective_bits_per_element() const;
 
-  KvMemory& operator+=(const KvMemory& other);
+  KvMemory& operator+=(const KvMemory& other) { return add(other, 1); }
+  KvMemory& operator-=(const KvMemory& other) { return add(other, -1); }
+
+ private:
+  KvMemory& add(const KvMemory& other, int64_t times);
 };
 
 // Of all groups of layers.
@@ -36,6 +40,9 @@ int64_t sequences_that_fit(const KvShape& shape, const KvConfig& config, int64_t
 
 // What a sequence of n_tokens takes between steps: the pages it holds, and how full they are.
 KvMemory memory_of(const KvShape& shape, const KvConfig& config, int64_t n_tokens);
+
+// What full pages hold.
+KvMemory memory_of_full(const KvShape& shape, const KvConfig& config, const KvPages& pages);
 
 // Bytes of one page for n_layers, or for all.
 int64_t packed_page_bytes(const KvShape& shape, const KvConfig& config, int64_t n_layers);

@@ -45,6 +45,14 @@ GroupSpans group_spans(const LayerGroup& group, int64_t n_tokens) {
           .values = window_span(group.values, n_tokens)};
 }
 
+int64_t n_final_packed(const LayerGroup& group, int64_t n_tokens) {
+  int64_t n = n_packed(group, n_tokens);
+  for (const WindowPolicy& side : {group.keys, group.values}) {
+    if (!side.keeps_all()) n = std::min(n, side.n_packed(n_tokens));
+  }
+  return n / kPageTokens;
+}
+
 KvPages pages_of(const LayerGroup& group, int64_t n_tokens) {
   KvPages pages;
   pages[group.packed_pages()] = group_spans(group, n_tokens).packed.size();

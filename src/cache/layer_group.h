@@ -33,7 +33,8 @@ struct GroupSpans {
 GroupSpans group_spans(const LayerGroup& group, int64_t n_tokens);
 
 // The packed pages that a step adds, and those that it leaves behind. Attention reads these before what is packed in
-// the step is stored: so memory goes from one to the other, and a step never needs more than it finds or leaves.
+// the step is stored: so memory that nobody shares goes from one to the other, and a step never needs more than it
+// finds or leaves.
 struct PackedChange {
   PageRange entering;
   PageRange leaving;
@@ -44,8 +45,10 @@ struct PackedChange {
     entering.end = std::max(entering.begin, entering.end);
     leaving.end = std::max(leaving.begin, leaving.end);
   }
-  int64_t n_handed_on() const { return std::min(entering.size(), leaving.size()); }
 };
+
+// Packed pages, from the first one on, whose keys and values are all stored after n_tokens: nothing writes them again.
+int64_t n_final_packed(const LayerGroup& group, int64_t n_tokens);
 
 // Pages that a sequence of n_tokens holds between steps.
 KvPages pages_of(const LayerGroup& group, int64_t n_tokens);

@@ -21,7 +21,9 @@ PageArena::PageArena(Backend& backend, const SlabLayout& layout, int64_t n_slabs
     kind(which).per_slab = layout.per_slab[which];
     kind(which).granules = layout.page_bytes[which] / layout.granule_bytes;
     kind(which).by_used.resize(static_cast<size_t>(layout.per_slab[which]) + 1);
+    most_per_slab_ = std::max(most_per_slab_, layout.per_slab[which]);
   }
+  users_.resize(static_cast<size_t>(n_slabs * most_per_slab_));
 }
 
 void PageArena::scatter(uint32_t seed) {
@@ -60,7 +62,7 @@ PageArena::SlabId PageArena::open_slab(PageKind which) {
   return id;
 }
 
-PageId PageArena::take(PageKind which) {
+PageId PageArena::take(PageKind which, Holder holder) {
   const SlabId id = open_slab(which);
   Slab& slab = slabs_[static_cast<size_t>(id)];
   const int page = std::countr_one(slab.used);
@@ -69,22 +71,57 @@ PageId PageArena::take(PageKind which) {
   ++slab.n_used;
   list(id);
   ++kind(which).n_pages;
+  use(which, users({id, page}), holder);
   return static_cast<PageId>(id * (layout_.slab_bytes / layout_.granule_bytes) + page * kind(which).granules);
 }
 
-void PageArena::give_back(PageId page) {
+PageArena::Place PageArena::place_of(PageId page) const {
   const int64_t granules_per_slab = layout_.slab_bytes / layout_.granule_bytes;
   const auto id = static_cast<SlabId>(page / granules_per_slab);
-  Slab& slab = slabs_[static_cast<size_t>(id)];
+  const Kind& kind = kinds_[static_cast<size_t>(slabs_[static_cast<size_t>(id)].kind)];
+  return {id, page % granules_per_slab / kind.granules};
+}
+
+void PageArena::use(PageKind which, Users& users, Holder holder) {
+  if (holder == Holder::kPrefix) {
+    ++users.prefixes;
+  } else {
+    ++(users.sequences++ == 0 ? in_use_ : extra_uses_)[which];
+  }
+}
+
+void PageArena::share(PageId id, Holder holder) {
+  const Place place = place_of(id);
+  use(slabs_[static_cast<size_t>(place.slab)].kind, users(place), holder);
+}
+
+bool PageArena::is_shared(PageId id) const {
+  const Users& users = const_cast<PageArena*>(this)->users(place_of(id));
+  return users.sequences + users.prefixes > 1;
+}
+
+void PageArena::give_back(PageId id, Holder holder) {
+  const Place place = place_of(id);
+  Users& held = users(place);
+  if (holder == Holder::kPrefix) {
+    --held.prefixes;
+  } else {
+    --(--held.sequences == 0 ? in_use_ : extra_uses_)[slabs_[static_cast<size_t>(place.slab)].kind];
+  }
+  if (held.sequences + held.prefixes == 0) free_page(place);
+}
+
+void PageArena::free_page(const Place& place) {
+  Slab& slab = slabs_[static_cast<size_t>(place.slab)];
   Kind& k = kind(slab.kind);
-  unlist(id);
-  slab.used &= ~(uint64_t{1} << (page % granules_per_slab / k.granules));
+  unlist(place.slab);
+  slab.used &= ~(uint64_t{1} << place.page);
   --slab.n_used;
   --k.n_pages;
-  if (slab.n_used > 0) return list(id);
+  if (slab.n_used > 0) return list(place.slab);
   --k.n_slabs;
   --n_slabs_in_use_;
-  free_.push_back(id);
+  free_.push_back(place.slab);
 }
 
 void PageArena::list(SlabId id) {
@@ -102,7 +139,7 @@ void PageArena::unlist(SlabId id) {
   slabs.pop_back();
 }
 
-KvPages PageArena::pages_in_use() const {
+KvPages PageArena::pages_taken() const {
   KvPages pages;
   for (PageKind which = 0; which < kPageKinds; ++which) pages[which] = kinds_[static_cast<size_t>(which)].n_pages;
   return pages;

@@ -101,6 +101,32 @@ TEST_P(PageArenaTest, PagesNeverOverlapAndRoomIsWhatItSays) {
   EXPECT_EQ(arena.pages_in_use(), KvPages{});
 }
 
+TEST_P(PageArenaTest, APageIsFreeWhenItsLastHolderGivesItBack) {
+  PageArena arena(*backend_, layout_of(GetParam()), 2);
+  const PageId page = arena.take(window_pages());
+  EXPECT_FALSE(arena.is_shared(page));
+  arena.share(page, Holder::kSequence);
+  arena.share(page, Holder::kPrefix);
+  EXPECT_TRUE(arena.is_shared(page));
+  EXPECT_EQ(arena.pages_in_use(), (KvPages{0, 1}));
+  EXPECT_EQ(arena.extra_uses(), (KvPages{0, 1}));
+  EXPECT_NE(arena.take(window_pages(), Holder::kPrefix), page);
+  EXPECT_EQ(arena.pages_in_use(), (KvPages{0, 1})) << "a prefix's own page is not in use";
+  EXPECT_EQ(arena.pages_taken(), (KvPages{0, 2}));
+  arena.give_back(page);
+  EXPECT_EQ(arena.extra_uses(), KvPages{});
+  arena.give_back(page);
+  EXPECT_EQ(arena.pages_in_use(), KvPages{});
+  EXPECT_EQ(arena.pages_taken(), (KvPages{0, 2}));
+  EXPECT_FALSE(arena.is_shared(page));
+  arena.share(page, Holder::kSequence);
+  EXPECT_EQ(arena.pages_in_use(), (KvPages{0, 1}));
+  arena.give_back(page, Holder::kPrefix);
+  EXPECT_EQ(arena.pages_in_use(), (KvPages{0, 1}));
+  arena.give_back(page);
+  EXPECT_EQ(arena.pages_taken(), (KvPages{0, 1}));
+}
+
 TEST_P(PageArenaTest, SlabsServeEitherKind) {
   const SlabLayout layout = layout_of(GetParam());
   PageArena arena(*backend_, layout, 4);

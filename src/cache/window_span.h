@@ -36,6 +36,14 @@ inline WindowSpan window_span(const format::WindowPolicy& policy, int64_t n_toke
           .window = {first_page, begin < end ? (end + kTokens - 1) / kTokens : first_page}};
 }
 
+// Whether the page of a slot stays as it is from n_tokens on: it is full, and what is in it never leaves.
+inline bool is_final_slot(const format::WindowPolicy& policy, int64_t n_tokens, int32_t slot) {
+  constexpr int64_t kTokens = format::kWindowPageTokens;
+  if (policy.sliding_window != 0) return false;
+  if (slot < policy.sink_slots()) return (slot + 1) * kTokens <= std::min<int64_t>(n_tokens, policy.sinks);
+  return policy.keeps_all() && (slot + 1 - policy.sink_slots()) * kTokens <= n_tokens - policy.sinks;
+}
+
 // Slots, each with a page of memory, that a sequence of n_tokens uses.
 inline int64_t n_used_slots(const format::WindowPolicy& policy, int64_t n_tokens) {
   const WindowSpan span = window_span(policy, n_tokens);

@@ -40,7 +40,8 @@ std::span<const TokenId> banned(const Sequence& sequence) {
 }
 
 bool needs_logits(const Sequence& sequence) {
-  return !sequence.request.sampling.is_argmax() || sequence.request.n_logprobs || !banned(sequence).empty();
+  return !sequence.request.sampling.is_argmax() || sequence.request.n_logprobs || !banned(sequence).empty() ||
+         !sequence.twins.empty();
 }
 
 // Rows of the sequence's step, from 0, that predict tokens of its prompt which are to be scored.
@@ -72,6 +73,7 @@ Engine::Engine(Backend& backend, Decoder& decoder, const EngineOptions& options)
       cache_(backend, decoder.kv_shape(), options.kv, bounded(backend, decoder, options)),
       scheduler_(cache_, {.max_step_tokens = options.max_step_tokens,
                           .horizon = options.horizon,
+                          .reuse_prefixes = options.reuse_prefixes,
                           .skip_prompts = options.skip_prompts}) {}
 
 RequestId Engine::submit(Request request) {
@@ -163,7 +165,11 @@ void Engine::run(std::span<Sequence* const> step) {
   size_t n_taken = 0;
   for (Sequence* sequence : step) {
     sequence->n_cached += sequence->n_step;
-    if (sequence->n_new() == 0) take(*sequence, std::move(chosen_[n_taken++]));
+    scheduler_.store_prefix(*sequence);
+    if (sequence->n_new() > 0) continue;
+    Choice& choice = chosen_[n_taken++];
+    for (Sequence* twin : scheduler_.start_twins(*sequence)) take(*twin, choose_from(*twin, choice.logits));
+    take(*sequence, std::move(choice));
   }
 }
 
@@ -194,12 +200,15 @@ void Engine::choose(std::span<Sequence* const> step, const DecoderOutput& output
       chosen_.push_back({output.argmax[n_argmax++]});
       continue;
     }
-    const std::span<const float> logits = row_of(output, n_logits++);
-    const Request& request = sequence->request;
-    Choice choice{sequence->sampler.sample(logits, banned(*sequence))};
-    if (request.n_logprobs) choice.score = score_token(logits, choice.token, *request.n_logprobs);
-    chosen_.push_back(std::move(choice));
+    chosen_.push_back(choose_from(*sequence, row_of(output, n_logits++)));
   }
+}
+
+Engine::Choice Engine::choose_from(Sequence& sequence, std::span<const float> logits) {
+  const Request& request = sequence.request;
+  Choice choice{.token = sequence.sampler.sample(logits, banned(sequence)), .logits = logits};
+  if (request.n_logprobs) choice.score = score_token(logits, choice.token, *request.n_logprobs);
+  return choice;
 }
 
 // Those of the prompt's tokens that follow the rows of this step. A sequence that is computed again tells nothing
@@ -240,6 +249,7 @@ void Engine::take(Sequence& sequence, Choice choice) {
   sequence.tokens.push_back(choice.token);
   Event& event = add_event(sequence.id);
   event.token = choice.token;
+  event.n_reused = sequence.n_reused;
   event.score = std::move(choice.score);
   const bool at_limit = sequence.n_output() == request.max_new_tokens;
   const bool at_end = sequence.n_tokens() >= cache_.capacity().max_tokens;
@@ -266,6 +276,8 @@ Event& Engine::add_event(RequestId id) {
 EngineStats Engine::stats() const {
   EngineStats stats = stats_;
   stats.preemptions = scheduler_.n_preemptions();
+  stats.prefix_queries = scheduler_.prefix_counts().queries;
+  stats.prefix_hits = scheduler_.prefix_counts().hits;
   return stats;
 }
 

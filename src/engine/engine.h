@@ -26,6 +26,9 @@ struct EngineOptions {
   // Tokens that running sequences are expected to go on for, at most, when it is asked whether another one may start.
   // More: fewer of them are preempted; less: more of them run.
   int64_t horizon = 512;
+  // What prompts leave in the cache at the ends of their chunks stays there for later ones that begin alike, as long as
+  // nobody else needs the pages. It saves time and memory; outputs are the same.
+  bool reuse_prefixes = false;
   bool skip_prompts = false;  // for measurements of decoding alone: the pages of prompts are taken as they are
 
   // Throws Error{kInvalidArgument} for what makes no sense on any device.
@@ -38,7 +41,9 @@ struct EngineStats {
   int64_t decode_tokens = 0;
   double prefill_seconds = 0.0;
   double decode_seconds = 0.0;
-  int64_t preemptions = 0;  // sequences that gave up their pages and are computed again
+  int64_t prefix_queries = 0;  // tokens of prompts that were looked up among stored prefixes
+  int64_t prefix_hits = 0;     // and found
+  int64_t preemptions = 0;     // sequences that gave up their pages and are computed again
   int64_t steps = 0;
   int64_t max_running = 0;  // sequences of a step
 
@@ -50,9 +55,9 @@ struct EngineStats {
   static double per_second(int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; }
 };
 
-// A prompt of up to max_step_tokens attends to its own keys and values in 16 bits, all at once. A sequence that was
-// preempted is computed again that way, output included, so that its later tokens may differ from those of a run with
-// more memory.
+// A prompt of up to max_step_tokens without cuts attends to its own keys and values in 16 bits, all at once. A sequence
+// that was preempted is computed again that way, output included, so that its later tokens may differ from those of a
+// run with more memory.
 class Engine {
  public:
   // Backend and decoder must outlive the engine. Throws as KvCache does, and Error{kInvalidArgument} for options that
@@ -82,6 +87,7 @@ class Engine {
   struct Choice {
     TokenId token = 0;
     std::optional<ScoredToken> score{};
+    std::span<const float> logits{};  // that it was chosen from; empty: on the device
   };
 
   void check(const Request& request) const;
@@ -90,6 +96,7 @@ class Engine {
   void collect(std::span<Sequence* const> step);
   void choose(std::span<Sequence* const> step, const DecoderOutput& output);
   void count(std::span<Sequence* const> step, double seconds);
+  static Choice choose_from(Sequence& sequence, std::span<const float> logits);
   void tell_scores(Sequence& sequence, const DecoderOutput& output, int64_t& row);
   void take(Sequence& sequence, Choice choice);
   void fail_running(const Error& error);

@@ -14,6 +14,7 @@ namespace kivi {
 
 struct Outcome {
   std::vector<TokenId> tokens;
+  int64_t n_reused = 0;
   Finish finish;
 };
 
@@ -34,6 +35,7 @@ class EngineTest : public ::testing::Test {
       if (steps > 10000) break;
       for (Event& event : engine.step()) {
         if (event.token) outcomes[event.id].tokens.push_back(*event.token);
+        if (event.token) outcomes[event.id].n_reused = event.n_reused;
         if (event.finish) outcomes[event.id].finish = std::move(*event.finish);
       }
     }

@@ -37,8 +37,8 @@ void Forecast::for_each_moment(int64_t n_tokens, int64_t n_most, Visit visit) co
   }
 }
 
-void Forecast::add(int64_t n_tokens, int64_t n_most) {
-  for_each_moment(n_tokens, n_most, [&](size_t moment, double slabs) { loads_[moment] += slabs; });
+void Forecast::add(int64_t n_tokens, int64_t n_most, double shared_slabs) {
+  for_each_moment(n_tokens, n_most, [&](size_t moment, double slabs) { loads_[moment] += slabs - shared_slabs; });
 }
 
 bool Forecast::has_room(int64_t n_tokens, int64_t n_most, double idle_slabs) const {

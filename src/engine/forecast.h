@@ -16,8 +16,8 @@ class Forecast {
   Forecast(const KvCache& cache, int64_t horizon);
 
   void clear() { loads_.assign(loads_.size(), 0.0); }
-  // A sequence that has n_tokens after the next step, and n_most at its end.
-  void add(int64_t n_tokens, int64_t n_most);
+  // A sequence that has n_tokens after the next step, and n_most at its end; shared_slabs of it are others' too.
+  void add(int64_t n_tokens, int64_t n_most, double shared_slabs = 0.0);
   // Whether the cache will hold it too, beside idle_slabs, at any time.
   bool has_room(int64_t n_tokens, int64_t n_most, double idle_slabs) const;
 

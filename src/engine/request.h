@@ -24,6 +24,13 @@ struct Request {
   // Score each new token as the model does, before penalties and temperature, beside so many of the most likely.
   std::optional<int64_t> n_logprobs{};
   bool scores_prompt = false;  // and each token of the prompt but the first; needs n_logprobs
+  // Places where the prompt may be cut into chunks, ascending: where the turns of a chat begin and end. Prompts that
+  // begin alike are cut alike, and so can share what is stored up to a cut. The output does depend on the cuts (a chunk
+  // attends to what the cache has made of those before), but not on what is shared.
+  std::vector<int64_t> cuts{};
+  // A request with the same prompt and cuts that was submitted before this one, and has not been computed: its prompt
+  // serves both, and they share its pages. No effect if it is further, or gone.
+  std::optional<RequestId> twin{};
   // Leave the sequence in the cache when it ends, as long as nobody needs its pages: a later request whose prompt
   // begins with all its tokens goes on from there (a chat's next turn).
   bool keep_cached = false;
@@ -50,7 +57,8 @@ struct Finish {
 struct Event {
   RequestId id = 0;
   std::optional<TokenId> token{};
-  std::optional<ScoredToken> score{};        // of the new token, or of the stop token in the last event
+  int64_t n_reused = 0;                // with a token: those of the prompt that were in the cache when it first ran
+  std::optional<ScoredToken> score{};  // of the new token, or of the stop token in the last event
   std::vector<ScoredToken> prompt_scores{};  // of the next tokens of the prompt, from the second one on
   std::optional<Finish> finish{};
 };

@@ -13,6 +13,7 @@
 
 #include "cache/kv_cache.h"
 #include "engine/forecast.h"
+#include "engine/prefix_index.h"
 #include "engine/request.h"
 
 namespace kivi {
@@ -29,9 +30,13 @@ struct Sequence {
   int64_t n_cached = 0;         // tokens in the cache
   int64_t n_step = 0;           // tokens of the next step: those that are not cached, or a chunk of them
   size_t place = 0;             // among those that run
+  int64_t n_reused = 0;         // of the prompt, when it first ran
+  bool is_chunked = true;       // what is cached was computed in chunks of its own from the first token on
+  double shared_slabs = 0.0;    // of what it holds, when it came in
   int64_t n_scored = 1;         // tokens of the prompt whose scores have been told; the first one has none
   Clock::time_point submitted = Clock::now();
-  std::optional<Clock::time_point> started{};  // when it first ran
+  std::optional<Clock::time_point> started{};      // when it first ran
+  std::vector<std::unique_ptr<Sequence>> twins{};  // that wait for its prompt
 
   Sequence(RequestId id_, Request request_)
       : id(id_), request(std::move(request_)), sampler(request.sampling, request.prompt), tokens(request.prompt) {}
@@ -46,27 +51,42 @@ struct Sequence {
 struct SchedulerOptions {
   int64_t max_step_tokens = 0;  // of prompts in a step
   int64_t horizon = 0;          // of the forecast, tokens
+  bool reuse_prefixes = false;  // of earlier prompts
   bool skip_prompts = false;    // take prompts as read, for measurements of decoding alone
+};
+
+// Tokens of prompts that began.
+struct PrefixCounts {
+  int64_t queries = 0;
+  int64_t hits = 0;  // those that were in the cache
 };
 
 class Scheduler {
  public:
   Scheduler(KvCache& cache, const SchedulerOptions& options)
-      : cache_(&cache), options_(options), forecast_(cache, options.horizon) {}
+      : cache_(&cache), options_(options), forecast_(cache, options.horizon), prefixes_(cache) {}
 
-  void add(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
+  // Behind those that wait, or beside the sequence whose twin it is.
+  void add(std::unique_ptr<Sequence> sequence);
   bool idle() const { return waiting_.empty() && running_.empty(); }
   std::span<const std::unique_ptr<Sequence>> running() const { return running_; }
-  int64_t n_waiting() const { return std::ssize(waiting_); }
+  int64_t n_waiting() const;
   int64_t n_preemptions() const { return n_preemptions_; }
+  const PrefixCounts& prefix_counts() const { return prefix_counts_; }
 
-  // Chooses the sequences of the next step and reserves their pages in the cache. A prompt of up to max_step_tokens is
-  // one whole step's or waits; a longer one runs in chunks of that, whatever else there is, so that its tokens depend
-  // on nothing else. Throws Error{kOutOfMemory} if the only one that runs has no room. Valid until the next call.
+  // Chooses the sequences of the next step and reserves their pages in the cache. A prompt is cut into chunks of
+  // max_step_tokens, or where its request allows it, whatever else there is, so that its tokens depend on nothing else;
+  // a chunk is one whole step's or waits. Throws Error{kOutOfMemory} if the only one that runs has no room. Valid until
+  // the next call.
   std::span<Sequence* const> schedule();
+  // After a step: the end of a chunk is stored for later prompts.
+  void store_prefix(const Sequence& sequence);
+  // After the step that ended the sequence's prompt: its twins that have room come in, with all of it cached. The
+  // others wait as any sequence does.
+  std::vector<Sequence*> start_twins(Sequence& sequence);
   // A sequence, running or waiting; null if there is none of that id.
   Sequence* find(RequestId id) const;
-  // Takes it out; it still has its place in the cache.
+  // Takes it out; it still has its place in the cache. Its twins wait without it.
   std::unique_ptr<Sequence> remove(Sequence& sequence);
   // Ends the sequence's use of the cache. Kept, its tokens stay for a later sequence that begins with them.
   void leave_cache(Sequence& sequence, bool keep);
@@ -77,15 +97,29 @@ class Scheduler {
     std::vector<TokenId> tokens;
   };
   using KeptList = std::deque<Kept>;
+  using Prefix = PrefixIndex::Hit;
 
-  bool take_tokens(Sequence& sequence, int64_t n_new, int64_t& n_left) const;
+  int64_t chunk_end(const Sequence& sequence, int64_t begin) const;
+  std::vector<int64_t> chunk_ends(const Sequence& sequence, int64_t n_tokens) const;
+  int64_t chunk_after(const Sequence& sequence, int64_t n_cached) const;
+  bool take_tokens(Sequence& sequence, int64_t& n_left) const;
   void continue_running(int64_t& n_left);
+  void forecast_running();
   void admit(int64_t& n_left);
-  bool enter_cache(Sequence& sequence);
+  void start(std::unique_ptr<Sequence> sequence);
+  bool enter_cache(Sequence& sequence, int64_t n_left);
+  bool make_place(const Sequence& sequence, std::optional<Prefix>& prefix);
+  template <typename Fork>
+  bool take_copy(Sequence& sequence, int64_t n_tokens, const std::optional<Prefix>& spared, Fork fork);
+  Sequence* find_leader(const Request& request) const;
+  std::unique_ptr<Sequence> take_waiting(const Sequence& sequence);
+  std::unique_ptr<Sequence> take_running(const Sequence& sequence);
   bool has_room(const Sequence& sequence, double idle_slabs) const;
   double kept_slabs() const;
   KeptList::iterator find_kept(const Sequence& sequence);
   bool drop_oldest_kept();
+  std::optional<Prefix> find_prefix(const Sequence& sequence);
+  bool drop_idle(const std::optional<Prefix>& spared);
   bool take_as_read(Sequence& sequence);
   bool reserve();
   void make_room();
@@ -95,6 +129,8 @@ class Scheduler {
   SchedulerOptions options_;
   Forecast forecast_;
   int64_t n_preemptions_ = 0;
+  PrefixCounts prefix_counts_;
+  PrefixIndex prefixes_;
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in no order: the last one takes the place of one that ends
   KeptList kept_;

@@ -15,6 +15,8 @@ namespace kivi {
 struct TinySession {
   TinySession() = default;
   explicit TinySession(std::unique_ptr<Backend> other) : backend(std::move(other)) {}
+  TinySession(std::unique_ptr<Backend> other, std::vector<std::byte> model)
+      : file(std::move(model)), backend(std::move(other)) {}
 
   std::vector<std::byte> file = TinyModel{}.build().build();
   ModelFile gguf = read_gguf(std::span<const std::byte>(file));

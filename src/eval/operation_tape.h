@@ -31,6 +31,7 @@ class OperationTape : public Backend {
   void copy_to_host(void* host, const void* device, size_t size_bytes) override {
     inner_->copy_to_host(host, device, size_bytes);
   }
+  void copy(void* to, const void* from, size_t size_bytes) override { inner_->copy(to, from, size_bytes); }
   void synchronize() override { inner_->synchronize(); }
   size_t free_bytes() override { return inner_->free_bytes(); }
   std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) override { return inner_->load_weight(parts); }

@@ -16,12 +16,17 @@ EngineThread::~EngineThread() {
   thread_.join();
 }
 
-RequestId EngineThread::submit(Request request) {
+RequestId EngineThread::submit(const Request& request, int64_t n) {
   const std::lock_guard lock(mutex_);
-  const RequestId id = next_id_++;
-  inbox_.push_back(Submission{id, std::move(request)});
+  const RequestId first = next_id_;
+  for (int64_t i = 0; i < n; ++i) {
+    Request choice = request;
+    choice.sampling.seed += static_cast<uint64_t>(i);
+    if (i > 0) choice.twin = first;
+    inbox_.push_back(Submission{next_id_++, std::move(choice)});
+  }
   news_.notify_one();
-  return id;
+  return first;
 }
 
 void EngineThread::cancel(RequestId id) {

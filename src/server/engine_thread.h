@@ -22,7 +22,7 @@ struct EngineSnapshot {
   int64_t n_running = 0;
   int64_t n_waiting = 0;
   KvMemory kv{};
-  int64_t allocated_bytes = 0;  // of pages
+  int64_t allocated_bytes = 0;  // of the pages of requests; what is kept of prefixes alone can be had back
   int64_t capacity_bytes = 0;
   EngineStats stats{};
 };
@@ -44,8 +44,9 @@ class EngineThread {
   // Ends the thread after the step that runs; requests that are not done get no further events.
   ~EngineThread();
 
-  // From any thread. What cannot be served ends with a kFailed event.
-  RequestId submit(Request request);
+  // From any thread. Asks for n choices of one prompt, which they share; choice i draws with the request's seed + i.
+  // The id of the first one: the others count on from it. What cannot be served ends with a kFailed event.
+  RequestId submit(const Request& request, int64_t n);
   // From any thread. The request's last event comes with the next step.
   void cancel(RequestId id);
 

@@ -73,6 +73,7 @@ void Generation::add(size_t choice_idx, Event event, Clock::time_point ready) {
 void Generation::count(Choice& choice, const Event& event, Clock::time_point ready) {
   if (event.finish) choice.queue_seconds = event.finish->queue_seconds;
   if (!event.token) return;
+  choice.n_reused = event.n_reused;
   if (choice.last_token == Clock::time_point{}) {
     surroundings_.metrics->first_token(choice.output.n_prompt(), seconds(ready - arrival_));
   } else {
@@ -151,7 +152,10 @@ Usage Generation::usage() const {
   Usage usage;
   for (size_t i = 0; i < choices_.size(); ++i) {
     const ChoiceOutput& output = choices_[i].output;
-    if (static_cast<int64_t>(i) % choices_per_prompt_ == 0) usage.n_prompt += output.n_prompt();
+    if (static_cast<int64_t>(i) % choices_per_prompt_ == 0) {
+      usage.n_prompt += output.n_prompt();
+      usage.n_reused += choices_[i].n_reused;
+    }
     usage.n_output += output.n_output();
   }
   return usage;

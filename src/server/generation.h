@@ -49,6 +49,7 @@ class Generation {
     bool has_role = false;
     bool is_over = false;
     double queue_seconds = 0.0;
+    int64_t n_reused = 0;
     Clock::time_point last_token{};
   };
 

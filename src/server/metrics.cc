@@ -29,7 +29,9 @@ const Buckets kWrite = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.0
 struct Metrics::Families {
   prometheus::Registry registry{};
   prometheus::Labels model{};
-  std::atomic<int64_t> n_preemptions{0};  // counted so far
+  std::atomic<int64_t> n_preemptions{0};  // counted so far, as what follows
+  std::atomic<int64_t> n_prefix_queries{0};
+  std::atomic<int64_t> n_prefix_hits{0};
 
   Gauge& gauge(const char* name, const char* help) {
     return prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add(model);
@@ -96,8 +98,12 @@ void Metrics::set(const EngineSnapshot& engine) {
   families_->window.Set(real(engine.kv.window_bytes));
   families_->as_16_bit.Set(real(engine.kv.elements * 2));
   families_->bits.Set(engine.kv.effective_bits_per_element());
-  const int64_t before = families_->n_preemptions.exchange(engine.stats.preemptions);
-  families_->preemptions.Increment(real(engine.stats.preemptions - before));
+  const auto count = [&](Counter& counter, std::atomic<int64_t>& counted, int64_t n) {
+    counter.Increment(real(n - counted.exchange(n)));
+  };
+  count(families_->preemptions, families_->n_preemptions, engine.stats.preemptions);
+  count(families_->prefix_queries, families_->n_prefix_queries, engine.stats.prefix_queries);
+  count(families_->prefix_hits, families_->n_prefix_hits, engine.stats.prefix_hits);
 }
 
 void Metrics::first_token(int64_t n_prompt, double seconds_since_arrival) {

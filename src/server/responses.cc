@@ -74,7 +74,8 @@ Json logprobs(const AnswerHead& head, const Tokenizer& tokenizer, std::span<cons
 Json to_json(const Usage& usage) {
   return {{"prompt_tokens", usage.n_prompt},
           {"completion_tokens", usage.n_output},
-          {"total_tokens", usage.n_prompt + usage.n_output}};
+          {"total_tokens", usage.n_prompt + usage.n_output},
+          {"prompt_tokens_details", {{"cached_tokens", usage.n_reused}}}};
 }
 
 Json frame(const AnswerHead& head, bool is_stream) {

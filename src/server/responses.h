@@ -23,6 +23,7 @@ struct AnswerHead {
 struct Usage {
   int64_t n_prompt = 0;
   int64_t n_output = 0;
+  int64_t n_reused = 0;  // of the prompts: tokens that were in the cache
 };
 
 struct FinishedChoice {

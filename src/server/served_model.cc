@@ -88,6 +88,15 @@ std::vector<TokenId> stop_ids(const GenerationCall& call, const ServedModel& mod
   return ids;
 }
 
+// Where control tokens stand: chats and their templates begin and end turns with them.
+std::vector<int64_t> cuts_of(std::span<const TokenId> prompt, const Tokenizer& tokenizer) {
+  std::vector<int64_t> cuts;
+  for (size_t i = 1; i < prompt.size(); ++i) {
+    if (tokenizer.token_bytes(prompt[i]).empty()) cuts.push_back(static_cast<int64_t>(i));
+  }
+  return cuts;
+}
+
 }  // namespace
 
 ServedModel describe(const Model& model, std::string name, int64_t max_model_len) {
@@ -118,6 +127,7 @@ std::vector<Request> to_requests(const GenerationCall& call, const ServedModel& 
                     .sampling = call.sampling,
                     .n_logprobs = call.n_logprobs,
                     .scores_prompt = call.echo && call.n_logprobs.has_value()};
+    request.cuts = cuts_of(prompt, *model.tokenizer);
     request.prompt = std::move(prompt);
     request.sampling.seed = call.seed ? static_cast<uint64_t>(*call.seed) : seed;
     requests.push_back(std::move(request));

@@ -335,10 +335,8 @@ void Service::start(GenerationCall call, std::vector<Request> requests, Client c
   const auto generation = std::make_shared<Generation>(call, std::move(head), requests, client.exchange, client.headers,
                                                        std::move(surroundings), arrival);
   for (const Request& prompt : requests) {
-    for (int64_t i = 0; i < call.n; ++i) {
-      Request request = prompt;
-      request.sampling.seed += static_cast<uint64_t>(i);
-      const RequestId id = engine_.submit(std::move(request));
+    const RequestId first = engine_.submit(prompt, call.n);
+    for (RequestId id = first; id < first + call.n; ++id) {
       live_.emplace(id, Live{generation, ids->size()});
       ids->push_back(id);
     }

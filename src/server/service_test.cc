@@ -45,6 +45,18 @@ class ServiceTest : public EngineTest {
   }
   void start_with(const KvCapacity& capacity, ServiceOptions options, int64_t horizon) {
     engine.reset(new Engine(make_engine(parse_kv_config("f16"), capacity, 4096, horizon)));  // which cannot be moved
+    serve(std::move(options));
+  }
+  void start_with_prefixes(bool reuses) {
+    engine = std::make_unique<Engine>(*session.backend, session.decoder,
+                                      EngineOptions{.kv = parse_kv_config("f16"),
+                                                    .capacity = {.max_tokens = 64, .max_sequences = 8},
+                                                    .max_step_tokens = 16,
+                                                    .reuse_prefixes = reuses});
+    serve({});
+  }
+  void serve(ServiceOptions options) {
+    service.reset();
     ServedModel model{.name = "tiny", .tokenizer = &tokenizer, .chat_format = ChatFormat::kChatML, .max_model_len = 64};
     service = std::make_unique<Service>(*engine, model, std::move(options), [this](std::function<void()> task) {
       const std::lock_guard lock(mutex);
@@ -83,10 +95,14 @@ class ServiceTest : public EngineTest {
     run_until([&] { return exchange->ended || (exchange->response && exchange->response->status != 200); });
     return exchange;
   }
+  void expect_metric(const std::string& name, int value) {
+    EXPECT_NE(service->metrics().text().find(fmt::format("{}{{model_name=\"tiny\"}} {}\n", name, value)),
+              std::string::npos)
+        << service->metrics().text();
+  }
   void expect_idle() {
     run_until([this] { return service->n_live() == 0; });
-    const std::string text = service->metrics().text();
-    EXPECT_NE(text.find("vllm:kv_cache_usage_perc{model_name=\"tiny\"} 0\n"), std::string::npos);
+    expect_metric("vllm:kv_cache_usage_perc", 0);
   }
 
   LetterTokenizer tokenizer;
@@ -277,6 +293,41 @@ TEST_F(ServiceTest, PreemptedRequestsCompleteWithTheRightText) {
   }
   EXPECT_GE(engine->stats().preemptions, 1);
   expect_idle();
+}
+
+TEST_F(ServiceTest, PromptsThatBeginAlikeShareTheCache) {
+  // In turn: the first; one that is the same up to 35 letters; one of ids that is cut at its control token, 0, and one
+  // that is the same up to there; choices of one prompt.
+  const std::string fields = R"("max_tokens": 5, "temperature": 0, "ignore_eos": true)";
+  const std::string letters = "abcdefghijklmnopqrstuvwxyzabcdefghi";
+  const std::vector<std::pair<std::string, int>> asked = {
+      {R"({"prompt": ")" + letters + "jkl\", " + fields + "}", 0},
+      {R"({"prompt": ")" + letters + "zyxw\", " + fields + "}", 32},
+      {R"({"prompt": [9, 9, 9, 9, 9, 9, 0, 1, 2], )" + fields + "}", 0},
+      {R"({"prompt": [9, 9, 9, 9, 9, 9, 0, 3], )" + fields + "}", 6},
+      {R"({"prompt": ")" + letters + R"(", "n": 3, "seed": 4, "max_tokens": 5})", 32}};
+  std::vector<Json> outputs[2];
+  for (const bool reuses : {false, true}) {
+    start_with_prefixes(reuses);
+    for (const auto& [body, n_reused] : asked) {
+      const Json json = answer("/v1/completions", body);
+      EXPECT_EQ(json["usage"]["prompt_tokens_details"]["cached_tokens"], reuses ? n_reused : 0) << body;
+      outputs[reuses].push_back(json["choices"]);
+    }
+    expect_idle();
+    expect_metric("vllm:prefix_cache_queries_total", reuses ? 38 + 39 + 9 + 8 + 3 * 35 : 0);
+    expect_metric("vllm:prefix_cache_hits_total", reuses ? 32 + 6 + 32 + 2 * 35 : 0);
+  }
+  EXPECT_EQ(outputs[true], outputs[false]);
+}
+
+TEST_F(ServiceTest, ChoicesOfAPromptAreComputedOnce) {
+  start({}, 8);
+  const Json json = answer("/v1/completions", R"({"prompt": ["abcdefgh", "ab"], "n": 4, "max_tokens": 3, "seed": 2})");
+  EXPECT_EQ(json["choices"].size(), 8U);
+  EXPECT_EQ(json["usage"]["prompt_tokens"], 8 + 2);
+  expect_idle();
+  EXPECT_EQ(engine->stats().prefill_tokens, 8 + 2);
 }
 
 TEST_F(ServiceTest, DrainingEndsWhatRunsAndTakesNoMore) {

@@ -183,6 +183,36 @@ def test_async_clients_share_the_batch(server, model):
     server.expect_idle()
 
 
+def test_prompts_that_begin_alike_share_the_cache(start):
+    system = {"role": "system", "content": "You are a guide to a large museum. " * 40}
+    def converse(server):
+        """The answers to two questions and to a next turn of the second, and the tokens that were cached."""
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="none")
+        def ask(*messages, **options):
+            return client.chat.completions.create(model="smollm2-135m", messages=[system, *messages], max_tokens=20,
+                                                  **{"temperature": 0, **options})
+        first = ask({"role": "user", "content": "Where are the dinosaurs?"})
+        question = {"role": "user", "content": "What is there for children? " * 30}
+        second = ask(question, n=3, temperature=1, seed=5)
+        said = {"role": "assistant", "content": second.choices[0].message.content}
+        third = ask(question, said, {"role": "user", "content": "And tomorrow?"})
+        answers = (first, second, third)
+        cached = [answer.usage.prompt_tokens_details.cached_tokens for answer in answers]
+        return [choice.message.content for answer in answers for choice in answer.choices], cached, answers
+    server = start()
+    texts, cached, answers = converse(server)
+    assert cached[0] == 0
+    assert 320 < cached[1] < answers[0].usage.prompt_tokens  # the system prompt
+    assert cached[1] + 150 < cached[2] < answers[1].usage.prompt_tokens  # and the question
+    queries, hits = (server.metric(f"vllm:prefix_cache_{kind}_total") for kind in ("queries", "hits"))
+    assert queries == sum(answer.usage.prompt_tokens * len(answer.choices) for answer in answers)
+    assert hits == sum(cached) + 2 * answers[1].usage.prompt_tokens
+    server.expect_idle()
+    other = start("--no-enable-prefix-caching")
+    assert converse(other)[:2] == (texts, [0, 0, 0])
+    assert other.metric("vllm:prefix_cache_queries_total") == 0
+
+
 def test_key_is_asked_for(start):
     server = start(env={"KIVI_API_KEY": "secret"})
     def client(key):
