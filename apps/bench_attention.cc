@@ -13,7 +13,7 @@ namespace {
 
 struct AttentionCommand {
   BackendOptions backend;
-  KvOptions kv{{"kivi2", "kivi4", "f16"}};
+  KvOptions kv{{std::string(kDefaultKvPreset), "kivi2", "f16"}};
   std::vector<std::string> shapes;
   AttentionBenchOptions options;
   JsonOutput json;

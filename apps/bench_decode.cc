@@ -13,7 +13,7 @@ namespace {
 
 struct DecodeCommand {
   ModelOptions model;
-  KvOptions kv{{"f16", "kivi4", "kivi2"}};
+  KvOptions kv{{"f16", std::string(kDefaultKvPreset), "kivi2"}};
   DecodeBenchOptions options{.depths = {0, 1024, 4096, 8192}};
   JsonOutput json;
 

@@ -13,7 +13,7 @@ namespace {
 
 struct StepCommand {
   ModelOptions model;
-  KvOptions kv{{"f16", "kivi4", "kivi2"}};
+  KvOptions kv{{"f16", std::string(kDefaultKvPreset), "kivi2"}};
   MemoryOptions memory;
   StepOptions options{.tokens = 1024};
   JsonOutput json;

@@ -14,7 +14,7 @@ namespace {
 
 struct ThroughputCommand {
   ModelOptions model;
-  KvOptions kv{{"f16", "kivi4", "kivi2"}};
+  KvOptions kv{{"f16", std::string(kDefaultKvPreset), "kivi2"}};
   ThroughputOptions options{.n_requests = 64, .n_prompt = 161, .n_output = 338};
   MemoryOptions memory;
   bool sweeps = false;

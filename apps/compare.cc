@@ -18,7 +18,7 @@ namespace {
 
 struct CompareOptions {
   ModelOptions model;
-  KvOptions kv{{"f16", "kivi4", "kivi2"}};
+  KvOptions kv{{"f16", std::string(kDefaultKvPreset), "kivi2"}};
   std::string prompt = "Explain in a few sentences what a key-value cache is.";
   int64_t n_tokens = 128;
   SamplingOptions sampling;

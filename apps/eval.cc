@@ -16,7 +16,7 @@ namespace {
 
 struct PerplexityCommand {
   ModelOptions model;
-  KvOptions kv{{"f16", "kivi4", "kivi2"}};
+  KvOptions kv{{"f16", std::string(kDefaultKvPreset), "kivi2"}};
   std::string text;
   PerplexityOptions options;
   JsonOutput json;
@@ -53,7 +53,7 @@ void PerplexityCommand::run() {
 struct AgreementCommand {
   ModelOptions model;
   std::string other_device = "cpu";
-  KvOptions kv{{"f16", "kivi4", "kivi2"}};
+  KvOptions kv{{"f16", std::string(kDefaultKvPreset), "kivi2"}};
   std::string prompts;
   AgreementOptions options;
   JsonOutput json;

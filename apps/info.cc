@@ -16,7 +16,7 @@ namespace {
 
 struct InfoOptions {
   ModelOptions model;
-  KvOptions kv{{"f16", "kivi4", "kivi2"}};
+  KvOptions kv{KvOptions::every_preset()};
   std::optional<int64_t> context;
   JsonOutput json;
 };

@@ -118,7 +118,7 @@ void MemoryOptions::apply_to(EngineOptions& options, Backend& backend) const {
 }
 
 void KvOptions::add_to(CLI::App& app) {
-  app.add_option("--kv", presets_, "KV caches: f16, kivi4, kivi2, or a preset with changes as kivi2:sinks=4")
+  app.add_option("--kv", presets_, "KV caches: " + kv_preset_names() + ", or a preset with changes as kivi2:sinks=4")
       ->delimiter(',')
       ->capture_default_str()
       ->type_name("P1,P2,...");
@@ -128,7 +128,7 @@ void KvOptions::add_to(CLI::App& app) {
 void KvOptions::add_one_to(CLI::App& app) {
   app.add_option_function<std::string>(
          "--kv", [this](const std::string& preset) { presets_ = {preset}; },
-         "KV cache: f16, kivi4, kivi2, or a preset with changes as kivi2:sinks=4")
+         "KV cache: " + kv_preset_names() + ", or a preset with changes as kivi2:sinks=4")
       ->default_str(presets_.front())
       ->type_name("PRESET");
   add_fields_to(app);
@@ -146,6 +146,13 @@ void KvOptions::add_fields_to(CLI::App& app) {
   add("sinks", "First tokens that stay in 16 bits for ever");
   add("key-bits", "Bits of a key: 2, 3, 4, 8 or 16");
   add("value-bits", "Bits of a value: 2, 3, 4, 8 or 16");
+  add("param-bits", "Bits of a group's scale and zero, each: 16, or 8 with values rotated");
+}
+
+std::vector<std::string> KvOptions::every_preset() {
+  std::vector<std::string> names;
+  for (const KvConfig& preset : kv_presets()) names.push_back(preset.name);
+  return names;
 }
 
 std::vector<KvConfig> KvOptions::parse() const {
@@ -158,8 +165,8 @@ std::vector<KvConfig> KvOptions::parse() const {
   }
   if (configs.empty()) fail(ErrorCode::kInvalidArgument, "--kv: give at least one preset");
   if (!settings_.empty() && !any_packs) {
-    fail(ErrorCode::kInvalidArgument, "KV setting '{}': {} packs nothing; use it with kivi2 or kivi4",
-         settings_.substr(1), presets_.front());
+    fail(ErrorCode::kInvalidArgument, "KV setting '{}': {} packs nothing; use it with a preset that packs, as {}",
+         settings_.substr(1), presets_.front(), kDefaultKvPreset);
   }
   return configs;
 }

@@ -69,6 +69,7 @@ class KvOptions {
  public:
   // `presets` are the defaults.
   explicit KvOptions(std::vector<std::string> presets) : presets_(std::move(presets)) {}
+  static std::vector<std::string> every_preset();
 
   void add_to(CLI::App& app);      // --kv P1,P2,...
   void add_one_to(CLI::App& app);  // --kv PRESET

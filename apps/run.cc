@@ -24,7 +24,7 @@ constexpr int64_t kChatContext = 8192;  // of a chat without --context, if the m
 
 struct RunOptions {
   ModelOptions model;
-  KvOptions kv{{"kivi2"}};
+  KvOptions kv{{std::string(kDefaultKvPreset)}};
   std::optional<std::string> prompt;
   std::string system;
   bool chat = false;

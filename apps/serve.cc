@@ -26,7 +26,7 @@ constexpr double kHostFraction = 0.5;  // of the memory that the host has left, 
 
 struct ServeCommand {
   ModelOptions model;
-  KvOptions kv{{"kivi2"}};
+  KvOptions kv{{std::string(kDefaultKvPreset)}};
   MemoryOptions memory;
   ServerOptions server;
   std::string served_name;

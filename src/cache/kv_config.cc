@@ -42,6 +42,12 @@ std::span<const KvConfig> kv_presets() {
   return presets;
 }
 
+std::string kv_preset_names() {
+  std::string names;
+  for (const KvConfig& known : kv_presets()) names += (names.empty() ? "" : ", ") + known.name;
+  return names;
+}
+
 format::WindowPolicy KvConfig::key_policy(int64_t sliding_window) const {
   format::WindowPolicy policy{.sinks = sinks, .sliding_window = static_cast<int32_t>(sliding_window)};
   if (key_bits == kUnpackedBits) return policy;
@@ -132,9 +138,7 @@ KvConfig parse_kv_config(std::string_view text) {
     }
     return config;
   }
-  std::string names;
-  for (const KvConfig& known : kv_presets()) names += (names.empty() ? "" : ", ") + known.name;
-  fail(ErrorCode::kInvalidArgument, "KV preset '{}': unknown; use one of {}", preset, names);
+  fail(ErrorCode::kInvalidArgument, "KV preset '{}': unknown; use one of {}", preset, kv_preset_names());
 }
 
 }  // namespace kivi

@@ -50,6 +50,10 @@ struct KvConfig {
 // "f16", "kivi4" and "kivi2": the paper's settings (G 32, R 128). "kivi-l", "kivi-m" and "kivi-s": better ones at the
 // same bytes (docs/quality.md).
 std::span<const KvConfig> kv_presets();
+std::string kv_preset_names();  // with commas between them
+
+// What a command takes that is not told: nearly the text of 16 bits from a fifth of the memory (docs/quality.md).
+inline constexpr std::string_view kDefaultKvPreset = "kivi-m";
 
 // NAME[:FIELD=VALUE]...: a preset with fields changed:
 // "kivi2:group-size=64:residual=32:sinks=4:key-bits=4:value-bits=2". Throws Error{kInvalidArgument} listing the presets

@@ -17,7 +17,11 @@ KIVI = os.environ.get("KIVI", str(ROOT / "build/dev/bin/kivi"))
 MODEL = str(ROOT / "models/smollm2-135m.gguf")
 TEXT = str(ROOT / "data/wikitext-2-excerpt.txt")
 LONG_PROMPT = str(ROOT / "data/demo-prompt.txt")
-PRESETS = ["f16", "kivi4", "kivi2"]
+# Bits per element of SmolLM2's packed keys and values.
+PRESETS = {"f16": 16, "kivi4": 5, "kivi2": 3,
+           "kivi-l": (4 + 3 + 16.25 / 128 + 8 / 64) / 2,
+           "kivi-m": (4 + 2 + 16.25 / 128 + 8 / 64) / 2,
+           "kivi-s": (3 + 2 + 16.25 / 128 + 8 / 64) / 2}
 # SmolLM2's keys and values of one token: 30 layers, 3 KV heads of 64, two sides.
 ELEMENTS_PER_TOKEN = 30 * 3 * 64 * 2
 
@@ -149,12 +153,12 @@ class Info(Case):
         info = json.loads(self.ok("info", "-m", MODEL, "--context", 4096, "--json", "-").stdout)
         self.assertEqual(info["model"]["architecture"], "llama")
         self.assertEqual(info["model"]["n_layers"], 30)
-        self.assertEqual([row["kv"] for row in info["kv"]], PRESETS)
-        for row, bits in zip(info["kv"], (16, 5, 3)):
+        self.assertEqual([row["kv"] for row in info["kv"]], list(PRESETS))
+        for row, bits in zip(info["kv"], PRESETS.values()):
             self.assertEqual(list(row)[:4], ["kv", "bytes_per_token", "bytes_at_context", "bits_per_element"])
             self.assertEqual(row["bits_per_element"], bits)
-            self.assertEqual(row["bytes_per_token"], ELEMENTS_PER_TOKEN * bits / 8)
-        f16, _, kivi2 = [row["bytes_at_context"] for row in info["kv"]]
+            self.assertAlmostEqual(row["bytes_per_token"], ELEMENTS_PER_TOKEN * bits / 8, delta=1)
+        f16, kivi2 = [next(row["bytes_at_context"] for row in info["kv"] if row["kv"] == kv) for kv in ("f16", "kivi2")]
         self.assertEqual(f16, 4096 * ELEMENTS_PER_TOKEN * 2)
         self.assertGreater(f16 / kivi2, 4.5)
 
@@ -300,7 +304,7 @@ class Compare(Case):
                       "--context", 128, "--chunks", 1).stdout
         self.assertEqual(out.count("Paris"), 3, out)
         rows = [line.split() for line in out.splitlines()[-3:]]
-        self.assertEqual([row[0] for row in rows], PRESETS)
+        self.assertEqual([row[0] for row in rows], ["f16", "kivi-m", "kivi2"])
         for row in rows:
             self.assertTrue(5 < float(row[-1]) < 1000, row)  # perplexity
 
@@ -311,7 +315,7 @@ class BadCommandLine(Case):
             ([], ["subcommand"]),
             (["fly"], ["fly"]),
             (["run", "-p", "x"], ["--model"]),
-            (["run", "-m", MODEL, "-p", "x", "--kv", "kivi3"], ["kivi3", "f16, kivi4, kivi2"]),
+            (["run", "-m", MODEL, "-p", "x", "--kv", "kivi3"], ["kivi3", "f16, kivi4, kivi2, kivi-l, kivi-m, kivi-s"]),
             (["run", "-m", MODEL, "-p", "x", "-n", "0"], ["-n"]),
             (["run", "-m", MODEL, "-p", "x", "--threads", "many"], ["--threads", "many"]),
             (["run", "-m", MODEL, "-p", "x", "--temperature", "-1"], ["temperature -1", "0"]),
@@ -346,7 +350,7 @@ class BadCommandLine(Case):
             (["run", "-m", MODEL, "-p", "x", "--step-tokens", "0"], ["--step-tokens"]),
             (["run", "-m", MODEL, "-p", "x", "--dtype", "f8"], ["--dtype f8", "f16", "bf16"]),
             (["compare", "-m", MODEL, "-n", "9000"], ["9000", "8192"]),
-            (["compare", "-m", MODEL, "--kv", ""], ["f16, kivi4, kivi2"]),
+            (["compare", "-m", MODEL, "--kv", ""], ["f16, kivi4, kivi2, kivi-l, kivi-m, kivi-s"]),
             (["compare", "-m", MODEL, "--chunks", "x"], ["--chunks"]),
         ):
             self.refused(2, fragments, *args)
