@@ -57,7 +57,7 @@ TEST(GroupAxis, TheErrorIsHalfAStepAtMost) {
     for (const int bits : {2, 4, 8}) {
       const double error = largest_error(rows, quantised(rows, {axis, bits, 16}));
       // Half a step of the widest group there can be, and what binary16 makes of scale and zero.
-      EXPECT_LE(error, (high - low) / ((1 << bits) - 1) / 2 + 8 * 0x1p-11);
+      EXPECT_LE(error, double{high - low} / ((1 << bits) - 1) / 2 + 8 * 0x1p-11);
       EXPECT_LT(error, previous / 2);
       previous = error;
     }

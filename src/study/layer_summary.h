@@ -17,7 +17,8 @@ namespace kivi {
 nlohmann::ordered_json summarise_layers(std::span<const nlohmann::ordered_json> chunks, int64_t head_dim);
 
 // {"rows": [{"side","axis","bits","reconstruction","score","output","layers": [[reconstruction, score, output], ...]}],
-//  "sparsity"}: means over layers and chunks, and by layer.
+//  "sparsity", "paper"}: means over layers and chunks, and by layer; beside them the figures of the paper's Table 2, as
+// printed there.
 nlohmann::ordered_json summarise_errors(std::span<const nlohmann::ordered_json> chunks);
 
 }  // namespace kivi

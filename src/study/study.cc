@@ -226,7 +226,7 @@ ChunkPlan plan_chunks(int64_t n_text_tokens, int64_t model_context, const StudyO
   const int64_t context =
       options.context > 0
           ? options.context
-          : std::min<int64_t>({options.is_quick ? 1024 : 2048, model_context, n_tokens / kWantedChunks / 128 * 128});
+          : std::min<int64_t>({options.is_quick ? 768 : 2048, model_context, n_tokens / kWantedChunks / 128 * 128});
   if (context > model_context || (options.context > 0 && context < 16)) {
     fail(ErrorCode::kInvalidArgument, "--context {}: must be 16 to {}, the model's context", context, model_context);
   }

@@ -34,11 +34,11 @@ struct StudyInput {
 struct StudyOptions {
   std::vector<KvConfig> presets{};  // to choose from; at least one
   bool is_quick = false;
-  int64_t n_tokens = 0;  // of the text, at most; 0: 16384, or 3072 if quick
-  int64_t context = 0;   // tokens of a chunk; 0: 2048, or 1024 if quick, less for a text that makes no four of them
-  std::vector<int> layers{};                // whose magnitudes are mapped; empty: four, spread evenly
-  std::vector<int> heads{};                 // KV heads, likewise; empty: the first
-  double max_loss = 0.01;                   // of perplexity, relative
+  int64_t n_tokens = 0;       // of the text, at most; 0: 16384, or 3072 if quick
+  int64_t context = 0;        // tokens of a chunk; 0: 2048, or 768 if quick, less for a text that makes no four of them
+  std::vector<int> layers{};  // whose magnitudes are mapped; empty: four, spread evenly
+  std::vector<int> heads{};   // KV heads, likewise; empty: the first
+  double max_loss = 0.01;     // of perplexity, relative
   int64_t memory_bytes = int64_t{8} << 30;  // of a KV cache whose context is told
   ProgressCallback progress{};
 };
