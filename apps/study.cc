@@ -6,6 +6,8 @@
 #include <charconv>
 #include <filesystem>
 #include <memory>
+#include <optional>
+#include <span>
 
 #include "commands.h"
 #include "core/error.h"
@@ -50,61 +52,15 @@ struct StudyCommand {
   void run();
 
  private:
-  // Where keys and values can be looked at: on the device itself or, beside a GPU, on the CPU.
-  Session load_host(const Session& session) const;
-  Json study(const std::filesystem::path& folder, const Session& session, const Session& host) const;
-  void print(const Json& study, const std::filesystem::path& folder) const;
+  void parse();
+  // Where keys and values can be looked at, if not on the device itself: beside a GPU, the CPU.
+  std::optional<Session> load_host(const Session& session) const;
+  Json describe_model(const ModelConfig& config) const;
+  Json study(const Session& session, const std::string& content, std::span<const TokenId> tokens) const;
+  void print(const Json& study) const;
 };
 
-Session StudyCommand::load_host(const Session& session) const {
-  if (session.backend->activation_dtype() == DType::kF32) return {};
-  ModelOptions on_cpu = model;
-  on_cpu.backend.device = "cpu";
-  on_cpu.backend.dtype.reset();
-  Session host = on_cpu.load({});
-  fmt::print(
-      stderr,
-      "Presets, groups and windows are measured on {}; keys and values are looked at, and axes measured, on {}.\n",
-      session.backend->info().device, host.backend->info().device);
-  return host;
-}
-
-Json StudyCommand::study(const std::filesystem::path& folder, const Session& session, const Session& host) const {
-  const Session& second = host.backend ? host : session;
-  const std::string content = text.empty() ? std::string(built_in_text()) : read_text_file(text);
-  const std::vector<TokenId> tokens = session.model->tokenizer->encode(content, true, false);
-  const std::string path = model_folder(model.path).empty() ? model.path : model_folder(model.path);
-  const StudyInput input{.device = {session.backend.get(), session.decoder.get()},
-                         .host = {second.backend.get(), second.decoder.get()},
-                         .model_sha256 = sha256_of_file(path),
-                         .text_sha256 = sha256_of_text(content),
-                         .tokens = tokens,
-                         .first_token = session.model->tokenizer->begin_of_text()};
-  const ModelConfig& config = session.model->config;
-  Json result = {{"kivi_study", 1}, {"kivi_version", KIVI_VERSION}};
-  result["model"] = {{"name", config.name},
-                     {"file", std::filesystem::path(path).filename().string()},
-                     {"sha256", input.model_sha256},
-                     {"quantisation", config.quantisation},
-                     {"n_layers", config.n_layers},
-                     {"n_heads", config.n_heads},
-                     {"n_kv_heads", config.n_kv_heads},
-                     {"head_dim", config.head_dim},
-                     {"context", config.context_length}};
-  result["text"] = {{"name", text.empty() ? kBuiltInTextName : std::filesystem::path(text).filename().string()},
-                    {"sha256", input.text_sha256},
-                    {"n_tokens", tokens.size()}};
-  result["device"] = session.backend->info().device;
-  result["host_device"] = second.backend->info().device;
-  result["is_quick"] = options.is_quick;
-  Progress progress("study");
-  StudyOptions with_progress = options;
-  with_progress.progress = [&progress](double part) { progress.update(part); };
-  result.update(run_study(input, with_progress, folder / "parts"));
-  return result;
-}
-
-void StudyCommand::run() {
+void StudyCommand::parse() {
   constexpr double kMostGib = 1 << 20;
   options.presets = kv.parse();
   options.max_loss = parse_max_loss(max_loss);
@@ -112,19 +68,76 @@ void StudyCommand::run() {
     fail(ErrorCode::kInvalidArgument, "--memory {}: must be above 0, at most {} GiB", memory_gib, kMostGib);
   }
   options.memory_bytes = static_cast<int64_t>(memory_gib * (1 << 30));
-  check_study(model.open()->config, options);
-  const std::filesystem::path folder = out;
-  Parts{folder};  // before anything that takes long
-  const Session session = model.load(options.presets);
-  const Session host = load_host(session);
-  const Json result = study(folder, session, host);
-  const std::string json = result.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
-  write_file(folder / "study.json", json);
-  write_file(folder / "study.html", html_report(result));
-  print(result, folder);
 }
 
-void StudyCommand::print(const Json& study, const std::filesystem::path& folder) const {
+std::optional<Session> StudyCommand::load_host(const Session& session) const {
+  if (session.backend->activation_dtype() == DType::kF32) return std::nullopt;
+  ModelOptions on_cpu = model;
+  on_cpu.backend.device = "cpu";
+  on_cpu.backend.dtype.reset();
+  Session host = on_cpu.load({});
+  fmt::print(stderr, "{}: keys and values are looked at, and other axes measured, on {}\n",
+             session.backend->info().device, host.backend->info().device);
+  return host;
+}
+
+Json StudyCommand::describe_model(const ModelConfig& config) const {
+  const std::string folder = model_folder(model.path);
+  const std::filesystem::path path = folder.empty() ? model.path : folder;
+  return {{"name", config.name},
+          {"file", path.filename().string()},
+          {"sha256", sha256_of_file(path)},
+          {"quantisation", config.quantisation},
+          {"n_layers", config.n_layers},
+          {"n_heads", config.n_heads},
+          {"n_kv_heads", config.n_kv_heads},
+          {"head_dim", config.head_dim},
+          {"context", config.context_length}};
+}
+
+Json StudyCommand::study(const Session& session, const std::string& content, std::span<const TokenId> tokens) const {
+  const std::optional<Session> other = load_host(session);
+  const Session& host = other ? *other : session;
+  const std::string text_name = std::filesystem::path(text).filename().string();
+  Json result = {{"kivi_study", 1},
+                 {"kivi_version", KIVI_VERSION},
+                 {"model", describe_model(session.model->config)},
+                 {"text",
+                  {{"name", text.empty() ? std::string(kBuiltInTextName) : text_name},
+                   {"sha256", sha256_of_text(content)},
+                   {"n_tokens", tokens.size()}}},
+                 {"device", session.backend->info().device},
+                 {"host_device", host.backend->info().device},
+                 {"is_quick", options.is_quick}};
+  Progress progress("study");
+  StudyOptions with_progress = options;
+  with_progress.progress = [&progress](double part) { progress.update(part); };
+  result.update(run_study({.device = {session.backend.get(), session.decoder.get()},
+                           .host = {host.backend.get(), host.decoder.get()},
+                           .model_sha256 = result["model"]["sha256"],
+                           .text_sha256 = result["text"]["sha256"],
+                           .tokens = tokens,
+                           .first_token = session.model->tokenizer->begin_of_text()},
+                          with_progress, std::filesystem::path(out) / "parts"));
+  return result;
+}
+
+void StudyCommand::run() {
+  parse();
+  check_study(model.open()->config, options);
+  const std::string content = text.empty() ? std::string(built_in_text()) : read_text_file(text);
+  const Session session = model.load(options.presets);
+  const std::vector<TokenId> tokens = session.model->tokenizer->encode(content, true, false);
+  plan_chunks(std::ssize(tokens), session.model->config.context_length, options);
+  const std::filesystem::path folder = out;
+  Parts{folder};  // before anything that takes long
+  const Json result = study(session, content, tokens);
+  write_file(folder / "study.json", result.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
+  write_file(folder / "study.html", html_report(result));
+  print(result);
+}
+
+void StudyCommand::print(const Json& study) const {
   const Json& recommendation = study["recommendation"];
   std::vector<std::vector<std::string>> rows = {
       {"KV cache", "bytes/token", "perplexity loss", "95 % interval", fmt::format("context in {:g} GiB", memory_gib)}};
@@ -144,7 +157,7 @@ void StudyCommand::print(const Json& study, const std::filesystem::path& folder)
                recommendation["setting"].get<std::string>(), 100 * options.max_loss,
                recommendation["is_certain"].get<bool>() ? "" : " (its interval is not: a longer --text tells more)");
   }
-  fmt::print("Report: {}\n", (folder / "study.html").string());
+  fmt::print("Report: {}\n", (std::filesystem::path(out) / "study.html").string());
 }
 
 }  // namespace
@@ -160,7 +173,7 @@ void add_study(CLI::App& app) {
   study->add_option("--tokens", options.n_tokens, "Most tokens of the text; default: 16384, quick 3072")
       ->check(count)
       ->type_name("N");
-  study->add_option("--context", options.context, "Tokens of a chunk; default: 2048, quick 1024, less for short texts")
+  study->add_option("--context", options.context, "Tokens of a chunk; default: 2048, quick 768, less for short texts")
       ->check(count)
       ->type_name("N");
   study
