@@ -114,6 +114,7 @@ Json StudyCommand::study(const Session& session, const std::string& content, std
   with_progress.progress = [&progress](double part) { progress.update(part); };
   result.update(run_study({.device = {session.backend.get(), session.decoder.get()},
                            .host = {host.backend.get(), host.decoder.get()},
+                           .program_version = KIVI_VERSION,
                            .model_sha256 = result["model"]["sha256"],
                            .text_sha256 = result["text"]["sha256"],
                            .tokens = tokens,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <memory>
 
 #include "core/error.h"
@@ -19,17 +20,22 @@ using Json = nlohmann::ordered_json;
 constexpr int64_t kWantedChunks = 4;
 constexpr int64_t kShortestChunk = 256;
 constexpr int64_t kCapturedChunks = 4;
-constexpr int64_t kChunksAtOnce = 8;
+constexpr int64_t kChunksAtOnce = 4;
 constexpr int64_t kCacheBytes = int64_t{4} << 30;  // of all caches that run side by side
 constexpr int64_t kMapBins = 64;
 // What looking at a token costs, in tokens of decoding.
 constexpr double kCaptureCost = 3.0;
 
-// A step of the study that is done or not: what is kept of it depends on its description alone.
+// Work that is not done yet: what it gives is kept as parts, each of which depends on its description alone.
 struct Task {
-  Json description;
-  double cost = 0;
-  std::function<Json(const ProgressCallback&)> run;
+  std::vector<Json> descriptions{};
+  double cost = 0;  // in tokens of decoding
+  std::function<std::vector<Json>(const ProgressCallback&)> run{};
+};
+
+struct ChunkRange {
+  int64_t first = 0;
+  int64_t n = 0;
 };
 
 class Study {
@@ -39,15 +45,20 @@ class Study {
   Json run();
 
  private:
-  std::vector<Task> tasks();
-  Task capture_task(int64_t chunk);
-  Task quality_task(const std::vector<size_t>& pass, int64_t first_chunk, int64_t n_chunks);
-  Json describe(const char* task, int64_t first_chunk) const;
-  Json capture_chunk(int64_t chunk);
-  Json measure(const std::vector<size_t>& pass, int64_t first_chunk, int64_t n_chunks, const ProgressCallback& tell);
-  Json quality(const std::vector<Json>& parts) const;
+  Json describe(const char* part, const StudyDevice& device, const ChunkRange& chunks) const;
+  Json describe_capture(int64_t chunk) const;
+  Json describe_quality(const QualitySetting& setting, const ChunkRange& chunks) const;
+  bool is_done(const Json& description);
+  const Json& part(const Json& description) const { return parts_done_.at(description.dump()); }
+
+  std::vector<Task> missing_tasks();
+  void run_tasks(const std::vector<Task>& tasks);
+  Json capture_chunk(int64_t chunk) const;
+  std::vector<Json> measure(std::span<const QualitySetting> pass, const ChunkRange& chunks,
+                            const ProgressCallback& tell) const;
+  std::vector<ChunkRange> chunk_ranges() const;
+  Json quality() const;
   const ModelConfig& model() const { return input_.device.decoder->config(); }
-  bool is_split() const { return input_.device.backend != input_.host.backend; }
 
   const StudyInput& input_;
   const StudyOptions& options_;
@@ -56,6 +67,7 @@ class Study {
   ChunkPlan chunks_;
   QualityPlan plan_;
   int64_t n_captured_;
+  std::map<std::string, Json> parts_done_;  // by description
 };
 
 Study::Study(const StudyInput& input, const StudyOptions& options, const std::filesystem::path& folder)
@@ -67,27 +79,98 @@ Study::Study(const StudyInput& input, const StudyOptions& options, const std::fi
       plan_(plan_quality(shape_, options.presets, chunks_.context)),
       n_captured_(std::min(kCapturedChunks, chunks_.n_chunks)) {}
 
-Json Study::describe(const char* task, int64_t first_chunk) const {
-  return {{"version", 1},
-          {"task", task},
+Json Study::describe(const char* part, const StudyDevice& device, const ChunkRange& chunks) const {
+  return {{"part", part},
+          {"program", input_.program_version},
+          {"device", device.backend->info().device},
           {"model", input_.model_sha256},
           {"text", input_.text_sha256},
           {"context", chunks_.context},
-          {"first_chunk", first_chunk}};
+          {"first_chunk", chunks.first},
+          {"n_chunks", chunks.n}};
 }
 
-Task Study::capture_task(int64_t chunk) {
-  Json description = describe("capture", chunk);
-  description["device"] = input_.host.backend->info().device;
-  if (chunk == 0) {
+Json Study::describe_capture(int64_t chunk) const {
+  Json description = describe("capture", input_.host, {chunk, 1});
+  if (chunk == 0) {  // which has the maps
     description["layers"] = options_.layers;
     description["heads"] = options_.heads;
   }
-  return {std::move(description), kCaptureCost * static_cast<double>(chunks_.context),
-          [this, chunk](const ProgressCallback&) { return capture_chunk(chunk); }};
+  return description;
 }
 
-Json Study::capture_chunk(int64_t chunk) {
+Json Study::describe_quality(const QualitySetting& setting, const ChunkRange& chunks) const {
+  Json description = describe("quality", setting.fake ? input_.host : input_.device, chunks);
+  description["setting"] = setting.name;
+  description["bits"] = setting.kv.layout(shape_).bits_per_element();
+  return description;
+}
+
+bool Study::is_done(const Json& description) {
+  std::optional<Json> found = parts_.find(description);
+  if (found) parts_done_[description.dump()] = std::move(*found);
+  return found.has_value();
+}
+
+// So many side by side that one setting and 16 bits fit.
+std::vector<ChunkRange> Study::chunk_ranges() const {
+  const int64_t chunk_bytes = memory_of(shape_, parse_kv_config("f16"), chunks_.context).allocated_bytes();
+  const int64_t at_once = std::clamp<int64_t>(kCacheBytes / (2 * chunk_bytes), 1, kChunksAtOnce);
+  std::vector<ChunkRange> ranges;
+  for (int64_t first = 0; first < chunks_.n_chunks; first += at_once) {
+    ranges.push_back({first, std::min(at_once, chunks_.n_chunks - first)});
+  }
+  return ranges;
+}
+
+std::vector<Task> Study::missing_tasks() {
+  std::vector<Task> tasks;
+  const auto tokens = static_cast<double>(chunks_.context);
+  for (int64_t chunk = 0; chunk < n_captured_; ++chunk) {
+    const Json description = describe_capture(chunk);
+    if (is_done(description)) continue;
+    const auto run = [this, chunk](const ProgressCallback&) { return std::vector<Json>{capture_chunk(chunk)}; };
+    tasks.push_back({{description}, kCaptureCost * tokens, run});
+  }
+  const bool splits_fake = input_.device.backend != input_.host.backend;
+  for (const ChunkRange& chunks : chunk_ranges()) {
+    std::vector<QualitySetting> missing;
+    for (const QualitySetting& setting : plan_.settings) {
+      if (!is_done(describe_quality(setting, chunks))) missing.push_back(setting);
+    }
+    for (const auto& indices : quality_passes(shape_, missing, chunks_.context, chunks.n, kCacheBytes, splits_fake)) {
+      std::vector<QualitySetting> pass;
+      Task task{.cost = static_cast<double>((std::ssize(indices) + 1) * chunks.n) * tokens};
+      for (const size_t i : indices) {
+        pass.push_back(missing[i]);
+        task.descriptions.push_back(describe_quality(missing[i], chunks));
+      }
+      task.run = [this, pass, chunks](const ProgressCallback& tell) { return measure(pass, chunks, tell); };
+      tasks.push_back(std::move(task));
+    }
+  }
+  return tasks;
+}
+
+void Study::run_tasks(const std::vector<Task>& tasks) {
+  double left = 0;
+  for (const Task& task : tasks) left += task.cost;
+  double spent = 0;
+  for (const Task& task : tasks) {
+    const auto tell = [&](double part) {
+      if (options_.progress) options_.progress((spent + part * task.cost) / left);
+    };
+    const std::vector<Json> contents = task.run(tell);
+    for (size_t i = 0; i < contents.size(); ++i) {
+      parts_.keep(task.descriptions[i], contents[i]);
+      parts_done_[task.descriptions[i].dump()] = contents[i];
+    }
+    tell(1.0);
+    spent += task.cost;
+  }
+}
+
+Json Study::capture_chunk(int64_t chunk) const {
   std::vector<int> layers = options_.layers;
   const auto n_layers = static_cast<int>(model().n_layers);
   if (layers.empty()) layers = {0, n_layers / 3, 2 * n_layers / 3, n_layers - 1};
@@ -109,74 +192,57 @@ Json Study::capture_chunk(int64_t chunk) {
   return {{"layers", std::move(studied)}, {"maps", std::move(maps)}};
 }
 
-Task Study::quality_task(const std::vector<size_t>& pass, int64_t first_chunk, int64_t n_chunks) {
-  Json description = describe("quality", first_chunk);
-  description["n_chunks"] = n_chunks;
-  for (const size_t i : pass) description["settings"].push_back(plan_.settings[i].name);
-  const bool is_fake = plan_.settings[pass.front()].fake.has_value();
-  description["device"] = (is_fake ? input_.host : input_.device).backend->info().device;
-  return {std::move(description), static_cast<double>((std::ssize(pass) + 1) * n_chunks * chunks_.context),
-          [=, this](const ProgressCallback& tell) { return measure(pass, first_chunk, n_chunks, tell); }};
-}
+struct FakeDecoder {
+  FakeDecoder(Backend& inner, const FakeCacheConfig& config, const ModelWeights& weights)
+      : backend(inner, config), decoder(backend, weights) {}
 
-// {"settings": {NAME: [[nll, kl, top1], of each chunk]}, with "f16" among them}
-Json Study::measure(const std::vector<size_t>& pass, int64_t first_chunk, int64_t n_chunks,
-                    const ProgressCallback& tell) {
+  FakeCacheBackend backend;
+  Decoder decoder;
+};
+
+// By setting: {"chunks": [[nll, kl, top1], ...], "f16": likewise}.
+std::vector<Json> Study::measure(std::span<const QualitySetting> pass, const ChunkRange& chunks,
+                                 const ProgressCallback& tell) const {
   PerplexityOptions options{.kv = {parse_kv_config("f16")},
                             .context = chunks_.context,
-                            .first_chunk = first_chunk,
-                            .n_chunks = n_chunks,
+                            .first_chunk = chunks.first,
+                            .n_chunks = chunks.n,
                             .first_token = input_.first_token,
-                            .batch = static_cast<int>(n_chunks),
+                            .batch = static_cast<int>(chunks.n),
                             .progress = tell};
-  struct Fake {
-    FakeCacheBackend backend;
-    Decoder decoder;
-    Fake(Backend& inner, const FakeCacheConfig& config, const ModelWeights& weights)
-        : backend(inner, config), decoder(backend, weights) {}
-  };
-  std::vector<std::unique_ptr<Fake>> fakes;
-  for (const size_t i : pass) {
-    const QualitySetting& setting = plan_.settings[i];
-    if (!setting.fake) {
-      if (setting.kv.is_packed()) options.kv.push_back(setting.kv);
-      continue;
+  std::vector<std::unique_ptr<FakeDecoder>> fakes;
+  for (const QualitySetting& setting : pass) {
+    if (setting.fake) {
+      const StudyDevice& host = input_.host;
+      fakes.push_back(std::make_unique<FakeDecoder>(*host.backend, *setting.fake, host.decoder->weights()));
+      options.variants.push_back({setting.name, &fakes.back()->decoder});
+    } else if (setting.kv.is_packed()) {
+      options.kv.push_back(setting.kv);
     }
-    fakes.push_back(std::make_unique<Fake>(*input_.host.backend, *setting.fake, input_.host.decoder->weights()));
-    options.variants.push_back({setting.name, &fakes.back()->decoder});
   }
   const StudyDevice& device = fakes.empty() ? input_.device : input_.host;
-  Json settings;
+  std::map<std::string, Json> rows;
   for (const PerplexityResult& result : measure_perplexity(*device.backend, *device.decoder, input_.tokens, options)) {
-    for (const ChunkQuality& c : result.chunks) settings[result.kv].push_back({c.nll, c.kl, c.top1_agreement});
+    for (const ChunkQuality& c : result.chunks) rows[result.kv].push_back({c.nll, c.kl, c.top1_agreement});
   }
-  return {{"settings", std::move(settings)}};
+  std::vector<Json> contents;
+  for (const QualitySetting& setting : pass) {
+    const Json& own = rows[setting.kv.is_packed() ? setting.name : "f16"];
+    contents.push_back({{"chunks", own}, {"f16", rows["f16"]}});
+  }
+  return contents;
 }
 
-std::vector<Task> Study::tasks() {
-  std::vector<Task> all;
-  for (int64_t chunk = 0; chunk < n_captured_; ++chunk) all.push_back(capture_task(chunk));
-  const int64_t at_once = std::min(kChunksAtOnce, chunks_.n_chunks);
-  for (int64_t first = 0; first < chunks_.n_chunks; first += at_once) {
-    const int64_t n = std::min(at_once, chunks_.n_chunks - first);
-    for (const auto& pass : quality_passes(shape_, plan_.settings, chunks_.context, n, kCacheBytes, is_split())) {
-      all.push_back(quality_task(pass, first, n));
-    }
-  }
-  return all;
-}
-
-Json Study::quality(const std::vector<Json>& parts) const {
-  std::vector<MeasuredQuality> measured(plan_.settings.size());
+Json Study::quality() const {
   const auto append = [](std::vector<ChunkQuality>& list, const Json& rows) {
     for (const Json& row : rows) list.push_back({row[0], row[1], row[2]});
   };
+  std::vector<MeasuredQuality> measured(plan_.settings.size());
   for (size_t i = 0; i < plan_.settings.size(); ++i) {
-    const std::string& name = plan_.settings[i].kv.is_packed() ? plan_.settings[i].name : "f16";
-    for (const Json& part : parts) {
-      if (!part.contains("settings") || !part["settings"].contains(name)) continue;
-      append(measured[i].chunks, part["settings"][name]);
-      append(measured[i].f16, part["settings"]["f16"]);
+    for (const ChunkRange& chunks : chunk_ranges()) {
+      const Json& content = part(describe_quality(plan_.settings[i], chunks));
+      append(measured[i].chunks, content["chunks"]);
+      append(measured[i].f16, content["f16"]);
     }
   }
   Json tables = plan_.tables;
@@ -185,33 +251,14 @@ Json Study::quality(const std::vector<Json>& parts) const {
 }
 
 Json Study::run() {
-  const std::vector<Task> all = tasks();
-  std::vector<std::optional<Json>> found;
-  double left = 0;
-  for (const Task& task : all) {
-    found.push_back(parts_.find(task.description));
-    if (!found.back()) left += task.cost;
-  }
-  std::vector<Json> done;
-  double spent = 0;
-  for (size_t i = 0; i < all.size(); ++i) {
-    if (!found[i]) {
-      const auto tell = [&](double part) {
-        if (options_.progress) options_.progress((spent + part * all[i].cost) / left);
-      };
-      found[i] = all[i].run(tell);
-      parts_.keep(all[i].description, *found[i]);
-      spent += all[i].cost;
-      if (options_.progress) options_.progress(spent / left);
-    }
-    done.push_back(std::move(*found[i]));
-  }
-  const std::span captured(done.data(), static_cast<size_t>(n_captured_));
+  run_tasks(missing_tasks());
+  std::vector<Json> captured;
+  for (int64_t chunk = 0; chunk < n_captured_; ++chunk) captured.push_back(part(describe_capture(chunk)));
   Json result = {{"chunks", {{"context", chunks_.context}, {"n", chunks_.n_chunks}, {"captured", n_captured_}}}};
   result["layers"] = summarise_layers(captured, shape_.head_dim);
   result["errors"] = summarise_errors(captured);
-  result["maps"] = done.front()["maps"];
-  result["quality"] = quality(done);
+  result["maps"] = captured.front()["maps"];
+  result["quality"] = quality();
   result["recommendation"] = recommend(
       shape_, options_.presets, result["quality"]["settings"],
       {.max_loss = options_.max_loss, .memory_bytes = options_.memory_bytes, .model_context = model().context_length});

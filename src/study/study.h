@@ -25,6 +25,7 @@ struct StudyDevice {
 struct StudyInput {
   StudyDevice device;
   StudyDevice host;
+  std::string program_version;
   std::string model_sha256;
   std::string text_sha256;
   std::span<const TokenId> tokens;       // of the text

@@ -34,7 +34,13 @@ class StudyTest : public ::testing::Test {
       ++n_told;
     };
     const StudyDevice device{session.backend.get(), &session.decoder};
-    result = run_study({.device = device, .host = device, .model_sha256 = "m", .text_sha256 = text, .tokens = tokens},
+    const StudyDevice other_host{other.backend.get(), &other.decoder};
+    result = run_study({.device = device,
+                        .host = has_other_host ? other_host : device,
+                        .program_version = "0",
+                        .model_sha256 = "m",
+                        .text_sha256 = text,
+                        .tokens = tokens},
                        with_progress, folder);
     return n_told;
   }
@@ -45,7 +51,9 @@ class StudyTest : public ::testing::Test {
     throw std::out_of_range(name);
   }
 
-  TinySession session;
+  TinySession session{make_backend({.device = "cpu", .n_threads = 2})};
+  TinySession other{make_backend({.device = "cpu", .n_threads = 1})};
+  bool has_other_host = false;
   std::vector<TokenId> tokens = session.random_tokens(3 * 192, 3);
   std::string text = "t";
   StudyOptions options{.presets = {kv_presets().begin(), kv_presets().end()}, .context = 192};
@@ -79,12 +87,25 @@ TEST_F(StudyTest, GoesOnFromWhatIsKept) {
   EXPECT_EQ(result, first);
   std::vector<fs::path> parts;
   for (const auto& entry : fs::directory_iterator(folder)) parts.push_back(entry.path());
-  EXPECT_EQ(parts.size(), 3U + 1U);  // each captured chunk, and all settings of all chunks
+  const size_t n_settings = result["quality"]["settings"].size();
+  EXPECT_EQ(parts.size(), 3U + n_settings);  // each captured chunk, and each setting on all chunks
   fs::remove(parts.front());
   EXPECT_GT(run(), 0);
   EXPECT_EQ(result, first);
+  options.presets.pop_back();
+  EXPECT_EQ(run(), 0);
   text = "other";
   EXPECT_GT(run(), 0);
+}
+
+// As beside a GPU.
+TEST_F(StudyTest, FakeSettingsRunOnTheHost) {
+  run();
+  const Json together = result;
+  fs::remove_all(folder);
+  has_other_host = true;
+  run();
+  EXPECT_EQ(result["quality"], together["quality"]);
 }
 
 TEST_F(StudyTest, RefusesWhatCannotBeStudied) {

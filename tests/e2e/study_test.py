@@ -2,6 +2,7 @@
 """End-to-end tests of kivi study on a real model. study_test.py [GROUP]..."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -154,5 +155,5 @@ class Study(Case):
 if __name__ == "__main__":
     if not Path(MODEL).exists():
         print(f"{MODEL} is missing; run tools/get-model smollm2-135m")
-        sys.exit(e2e_test.SKIPPED)
+        sys.exit(1 if os.environ.get("KIVI_REQUIRE_MODEL") else e2e_test.SKIPPED)
     unittest.main(verbosity=2)
