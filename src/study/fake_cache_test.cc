@@ -45,12 +45,15 @@ class FakeCacheTest : public ::testing::Test {
     }
   };
 
-  void make(const std::string& kv, int n_layers, GroupAxis keys, GroupAxis values) {
+  void make(const std::string& kv, int n_layers, GroupAxis keys, GroupAxis values, int64_t sliding_window = 0) {
     fake.reset();
     packed.reset();
     file = TinyModel{.n_layers = n_layers}.build().build();
     gguf.emplace(read_gguf(std::span<const std::byte>(file)));
-    weights = load_weights(*backend, *gguf, read_config(*gguf));
+    ModelConfig model = read_config(*gguf);
+    model.sliding_window = sliding_window;
+    if (sliding_window > 0) model.slides.assign(static_cast<size_t>(n_layers), true);
+    weights = load_weights(*backend, *gguf, model);
     const KvConfig config = parse_kv_config(kv);
     packed = std::make_unique<Side>(*backend, weights, config);
     front = std::make_unique<FakeCacheBackend>(*backend, with_axes(config, packed->cache.shape(), keys, values));
@@ -112,6 +115,13 @@ TEST_F(FakeCacheTest, OfTheFormatsOwnAxesIsThePackedCache) {
     for (const auto& [a, b] : run(true)) largest = std::max(largest, largest_difference(a, b));
     EXPECT_LE(largest, 9 * 0x1p-11) << kv;
   }
+}
+
+TEST_F(FakeCacheTest, OfALayerThatSlidesIsThePackedCache) {
+  make("kivi2:group-size=16:residual=16", 1, kChannel, kToken, 40);
+  double largest = 0;
+  for (const auto& [a, b] : run(true)) largest = std::max(largest, largest_difference(a, b));
+  EXPECT_LE(largest, 9 * 0x1p-11);
 }
 
 TEST_F(FakeCacheTest, OtherAxesAreOtherCaches) {

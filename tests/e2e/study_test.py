@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """End-to-end tests of kivi study on a real model. study_test.py [GROUP]..."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -68,6 +69,7 @@ class Study(Case):
             self.check_findings(study)
             self.check_page((out / "study.html").read_text(), study)
             self.check_resumption(out, study)
+            self.check_plots(out)
 
     def check_findings(self, study):
         self.assertEqual(study["chunks"], {"context": 144, "n": 3, "captured": 3})
@@ -106,6 +108,17 @@ class Study(Case):
         again = json.loads((out / "study.json").read_text())
         self.assertEqual(again["quality"], study["quality"])
         self.assertEqual(again["recommendation"]["max_loss"], 0.5)
+
+    def check_plots(self, out):
+        if importlib.util.find_spec("matplotlib") is None:
+            return
+        plots = subprocess.run([sys.executable, "-m", "libkivi.plots", out / "study.json"], cwd=ROOT / "python",
+                               capture_output=True, text=True)
+        self.assertEqual(plots.returncode, 0, plots.stderr)
+        written = [Path(line) for line in plots.stdout.splitlines()]
+        self.assertEqual(len(written), 7)
+        for path in written:
+            self.assertTrue(path.read_bytes().startswith(b"\x89PNG"), path)
 
     def test_goes_on_after_an_interruption(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -81,11 +81,12 @@ function barChart(parent, label, rows, unit) {
   });
 }
 
-// series: {points: [{x, y, low, high, title}]}; options: xLabel, yLabel, xTicks, xNames, isLog, yMax.
+// series: a function that gives [{points: [{x, y, low, high, title}]}] as they are now; options: xLabel, yLabel, xTicks, xNames, isLog, yMax.
 function lineChart(parent, label, series, options) {
   return chart(parent, label, (width) => {
     const height = 250;
-    const all = series.flatMap((s) => s.points);
+    const list = series();
+    const all = list.flatMap((s) => s.points);
     const ys = all.flatMap((p) => [p.y, p.high ?? p.y, p.low ?? p.y]).filter((y) => !options.isLog || y > 0);
     let [low, high] = options.isLog ? [Math.min(...ys) / 1.2, Math.max(...ys) * 1.2] : [Math.min(0, ...ys), Math.max(...ys) * 1.05];
     if (options.isLog && low < high / 1e4) low = high / 1e4;
@@ -98,7 +99,7 @@ function lineChart(parent, label, series, options) {
       (t) => `<path class="grid" d="M50 ${y(t)}H${width - 14}"/><text class="quiet" x="45" y="${y(t) + 4}" text-anchor="end">${digits(t, 2)}</text>`);
     const names = xTicks.map((t, i) =>
       `<text class="quiet" x="${x(t)}" y="${height - 24}" text-anchor="middle">${options.xNames ? options.xNames[i] : t}</text>`);
-    const lines = series.map((s, i) => drawSeries(s, `var(--s${i + 1})`, x, y));
+    const lines = list.map((s, i) => drawSeries(s, `var(--s${i + 1})`, x, y));
     return {
       height,
       body: `${grid.join("")}${names.join("")}<path class="axis" d="M50 18V${height - 40}H${width - 14}"/>

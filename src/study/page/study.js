@@ -15,14 +15,20 @@ const section = (title, text) => add(`<section><h2>${escapeHtml(title)}</h2>${te
 function table(parent, caption, header, rows) {
   const cell = (c) => `<td class="${c?.class ?? ""}">${c?.html ?? c}</td>`;
   const body = rows.map((r) => `<tr class="${r.class ?? ""}">${r.cells.map(cell).join("")}</tr>`);
+  const head = header.map((h) => `<th scope="col">${h}</th>`);
+  const label = `aria-label="${escapeHtml(caption)}"`;
   add(`<p class="quiet caption">${escapeHtml(caption)}</p>
-    <div class="scroll" tabindex="0" role="region" aria-label="${escapeHtml(caption)}"><table aria-label="${escapeHtml(caption)}"><thead><tr>${header.map((h) => `<th scope="col">${h}</th>`).join("")}</tr></thead>
+    <div class="scroll" tabindex="0" role="region" ${label}><table ${label}><thead><tr>${head.join("")}</tr></thead>
     <tbody>${body.join("")}</tbody></table></div>`, parent);
 }
 
 const interval = (i, format) => `${format(i.low)} to ${format(i.high)}`;
 const gib = (bytes) => `${digits(bytes / 2 ** 30, 3)} GiB`;
 const integer = (x) => Math.round(x).toLocaleString("en");
+
+// What a setting loses, in every table of settings.
+const lossHeader = ["loss", "95 %", "KL", "same top token"];
+const lossCells = (s) => [percent(s.loss.mean), interval(s.loss, change), digits(s.kl.mean, 3), `${(100 * s.top1.mean).toFixed(1)} %`];
 
 function addHead() {
   const { model, text, chunks } = study;
@@ -57,13 +63,12 @@ function addPresets() {
     const s = settings[c.setting];
     return {
       class: c.setting === r.setting ? "chosen" : "",
-      cells: [escapeHtml(c.setting), percent(s.loss.mean), interval(s.loss, change), digits(s.kl.mean, 3),
-        interval(s.kl, (x) => digits(x, 2)), `${(100 * s.top1.mean).toFixed(1)} %`, integer(c.bytes_per_token), integer(c.context_in_memory),
-        digits(s.bits_per_element, 3), digits(s.effective_bits_per_element, 3), digits(s.perplexity, 4)],
+      cells: [escapeHtml(c.setting), ...lossCells(s), integer(c.bytes_per_token), integer(c.context_in_memory), digits(s.bits_per_element, 3),
+        digits(s.effective_bits_per_element, 3), digits(s.perplexity, 4)],
     };
   });
   table(box, `Presets; effective bits have the 16-bit windows in them, after ${integer(study.chunks.context)} tokens`,
-    ["cache", "loss", "95 %", "KL", "95 %", "same top token", "bytes/token", `tokens in ${gib(r.memory_bytes)}`, "bits", "effective bits", "perplexity"],
+    ["cache", ...lossHeader, "bytes/token", `tokens in ${gib(r.memory_bytes)}`, "bits", "effective bits", "perplexity"],
     rows);
   const measured = r.candidates.map((c) => settings[c.setting]).filter((s) => s.kl.mean > 0);
   add("<h3>KL to 16 bits, nats per token, logarithmic</h3>", box);
@@ -81,11 +86,10 @@ function addAxes() {
     const s = settings[row.setting];
     return {
       class: isPackedFormat(row) ? "chosen" : "",
-      cells: [`K per ${row.keys}, V per ${row.values}`, row.bits, row.window ? "yes" : "no", digits(s.perplexity, 4), percent(s.loss.mean, 1),
-        interval(s.loss, (x) => change(x, 1)), digits(s.kl.mean, 3), `${(100 * s.top1.mean).toFixed(1)} %`],
+      cells: [`K per ${row.keys}, V per ${row.values}`, row.bits, row.window ? "yes" : "no", ...lossCells(s), digits(s.perplexity, 4)],
     };
   });
-  table(box, "Axes; marked: those of the packed format", ["groups", "bits", "window", "perplexity", "loss", "95 %", "KL", "same top token"], rows);
+  table(box, "Axes; marked: those of the packed format", ["groups", "bits", "window", ...lossHeader, "perplexity"], rows);
   add("<h3>KL to 16 bits, nats per token, logarithmic; green: the packed format</h3>", box);
   barChart(box, "KL to 16 bits of every choice of axes", study.quality.axes.map((row) => ({
     label: `K per ${row.keys}, V per ${row.values}; ${row.bits} bits${row.window ? ", window" : ""}`,
@@ -100,30 +104,36 @@ function addSizes() {
   const one = (rows, title, label) => {
     const points = rows.map((row, i) => {
       const s = settings[row.setting];
-      return { x: i, y: s.kl.mean, low: Math.max(0, s.kl.low), high: s.kl.high, title: `${row.value}: KL ${digits(s.kl.mean, 3)}, loss ${percent(s.loss.mean)}` };
+      return { x: i, y: s.kl.mean, low: Math.max(0, s.kl.low), high: s.kl.high,
+        title: `${row.value}: KL ${digits(s.kl.mean, 3)}, loss ${percent(s.loss.mean)}` };
     });
     const cell = add(`<div><h3>${title}</h3></div>`, columns);
-    lineChart(cell, `KL by ${label}`, [{ points }],
+    lineChart(cell, `KL by ${label}`, () => [{ points }],
       { xLabel: label, yLabel: "KL, nats", xTicks: rows.map((_, i) => i), xNames: rows.map((r) => r.value) });
   };
   one(study.quality.group_size, "Group size G, R = 128", "tokens or channels of a group");
   one(study.quality.residual, "Window R, G = 32", "tokens in 16 bits");
   const rows = [["group_size", "G"], ["residual", "R"]].flatMap(([name, letter]) => study.quality[name].map((row) => {
     const s = settings[row.setting];
-    return { cells: [`${letter} = ${row.value}`, digits(s.bits_per_element, 3), digits(s.effective_bits_per_element, 3), digits(s.perplexity, 4),
-      percent(s.loss.mean), interval(s.loss, change), digits(s.kl.mean, 3), `${(100 * s.top1.mean).toFixed(1)} %`] };
+    return { cells: [`${letter} = ${row.value}`, ...lossCells(s), digits(s.bits_per_element, 3), digits(s.effective_bits_per_element, 3),
+      digits(s.perplexity, 4)] };
   }));
-  table(box, "Groups and windows", ["setting", "bits", "effective", "perplexity", "loss", "95 %", "KL", "same top token"], rows);
+  table(box, "Groups and windows", ["setting", ...lossHeader, "bits", "effective bits", "perplexity"], rows);
+}
+
+// A menu of the different ones of `values`.
+function choose(parent, name, values) {
+  const options = [...new Set(values)].map((v) => `<option>${v}</option>`);
+  return add(`<label>${name} <select>${options.join("")}</select></label>`, parent).querySelector("select");
 }
 
 function addMaps() {
   const box = section("What is in the cache", [
     `Magnitudes: tokens from top to bottom, channels from left to right, lighter is larger (by the square root). Columns that are light
      from top to bottom are outlier channels.`]);
-  const choose = (name, values) => add(`<label>${name} <select>${values.map((v) => `<option>${v}</option>`).join("")}</select></label>`, controls).querySelector("select");
   const controls = add('<div class="controls"></div>', box);
-  const layer = choose("Layer", [...new Set(study.maps.map((m) => m.layer))]);
-  const head = choose("KV head", [...new Set(study.maps.map((m) => m.head))]);
+  const layer = choose(controls, "Layer", study.maps.map((m) => m.layer));
+  const head = choose(controls, "KV head", study.maps.map((m) => m.head));
   const columns = add('<div class="columns"></div>', box);
   const show = () => {
     columns.replaceChildren();
@@ -153,7 +163,7 @@ function addOutliers() {
     `The mean magnitude of a head's largest channel over the median of its channels, mean over heads. Of the largest sixteenth of channels in one
      chunk of text, ${stable("key")} (keys) and ${stable("value")} (values) are among the largest in another.`]);
   add(key(Object.values(sideNames)), box);
-  lineChart(box, "Ratio of the largest channel to the median, by layer", sides.map((side) => byLayer((l) => l.sides[side].outlier_ratio)),
+  lineChart(box, "Ratio of the largest channel to the median, by layer", () => sides.map((side) => byLayer((l) => l.sides[side].outlier_ratio)),
     { xLabel: "layer", yLabel: "largest channel / median" });
   const rows = [...study.layers].sort((a, b) => b.sides.key.largest_outlier_ratio - a.sides.key.largest_outlier_ratio).slice(0, 5);
   const named = (o) => `head ${o.head}, channel ${o.channel}: ${digits(o.ratio, 3)}`;
@@ -169,10 +179,11 @@ function addSinks() {
      happens to it reaches every later token; presets with sinks keep it in 16 bits.`]);
   const columns = add('<div class="columns"></div>', box);
   const left = add(`<div><h3>Attention on the first tokens</h3>${key(counts.map((n) => (n === 1 ? "first token" : `first ${n}`)))}</div>`, columns);
-  lineChart(left, "Part of attention on the first tokens, by layer", counts.map((_, i) => byLayer((l) => l.attention.mass_of_first[i][1])),
+  lineChart(left, "Part of attention on the first tokens, by layer", () => counts.map((_, i) => byLayer((l) => l.attention.mass_of_first[i][1])),
     { xLabel: "layer", yLabel: "part of attention" });
   const right = add(`<div><h3>The first token's length</h3>${key(["keys", "values"])}</div>`, columns);
-  lineChart(right, "The first token's norm over the median norm, by layer", ["key", "value"].map((side) => byLayer((l) => l.sides[side].first_token)),
+  lineChart(right, "The first token's norm over the median norm, by layer",
+    () => ["key", "value"].map((side) => byLayer((l) => l.sides[side].first_token)),
     { xLabel: "layer", yLabel: "norm / median norm" });
 }
 
@@ -193,13 +204,33 @@ function addErrors() {
       return { cells: [name(r), r.bits, inPercent(r.reconstruction), quoted(p.reconstruction), inPercent(r.score), quoted(p.score),
         inPercent(r.output), quoted(p.output)] };
     }));
-  const bits = Math.min(...rows.map((r) => r.bits));
-  const lowest = rows.filter((r) => r.bits === bits);
-  add(`<h3>Error of attention's output by layer, ${bits} bits</h3>${key(lowest.map(name))}`, box);
-  add("<div></div>", box);
-  lineChart(box, "Relative error of attention's output by layer", lowest.map((r) => ({
-    points: r.layers.map((l, i) => ({ x: i, y: l[2], title: `${name(r)}, layer ${i}: ${inPercent(l[2])}` })) })),
+  addLayerErrors(box, rows, name, inPercent);
+}
+
+// By layer: a chart and a table of the measure and the bits that are chosen.
+function addLayerErrors(box, rows, name, inPercent) {
+  add("<h3>By layer</h3>", box);
+  const controls = add('<div class="controls"></div>', box);
+  const measures = ["output", "reconstruction", "score"];
+  const measure = choose(controls, "Error of", measures);
+  const bits = choose(controls, "Bits", rows.map((r) => r.bits));
+  const place = { reconstruction: 0, score: 1, output: 2 };
+  const chosen = () => rows.filter((r) => r.bits === Number(bits.value) && r[measure.value] > 0);
+  const value = (r, layer) => r.layers[layer][place[measure.value]];
+  add(key(rows.filter((r) => r.bits === rows[0].bits).map(name)), box);
+  const redraw = lineChart(box, "Relative error by layer", () => chosen().map((r) => ({
+    points: r.layers.map((_, i) => ({ x: i, y: value(r, i), title: `${name(r)}, layer ${i}: ${inPercent(value(r, i))}` })) })),
     { xLabel: "layer", yLabel: "relative error, logarithmic", isLog: true });
+  const details = add("<details><summary>As a table</summary><div></div></details>", box).lastElementChild;
+  const show = () => {
+    redraw();
+    details.replaceChildren();
+    table(details, `Relative error, ${measure.value}, ${bits.value} bits`, ["layer", ...chosen().map(name)],
+      study.layers.map((_, i) => ({ cells: [i, ...chosen().map((r) => inPercent(value(r, i)))] })));
+  };
+  measure.addEventListener("change", show);
+  bits.addEventListener("change", show);
+  show();
 }
 
 function addMethod() {
