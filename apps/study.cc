@@ -76,7 +76,7 @@ std::optional<Session> StudyCommand::load_host(const Session& session) const {
   on_cpu.backend.device = "cpu";
   on_cpu.backend.dtype.reset();
   Session host = on_cpu.load({});
-  fmt::print(stderr, "{}: keys and values are looked at, and other axes measured, on {}\n",
+  fmt::print(stderr, "{}: keys and values are looked at, and what it has no kernels for is measured, on {}\n",
              session.backend->info().device, host.backend->info().device);
   return host;
 }
@@ -127,7 +127,7 @@ void StudyCommand::run() {
   parse();
   check_study(model.open()->config, options);
   const std::string content = text.empty() ? std::string(built_in_text()) : read_text_file(text);
-  const Session session = model.load(options.presets);
+  const Session session = model.load({});
   const std::vector<TokenId> tokens = session.model->tokenizer->encode(content, true, false);
   plan_chunks(std::ssize(tokens), session.model->config.context_length, options);
   const std::filesystem::path folder = out;

@@ -33,6 +33,7 @@ class ForwardingBackend : public Backend {
   void norm(const NormArgs& args) override { inner_->norm(args); }
   void linear(const LinearArgs& args) override { inner_->linear(args); }
   void rope(const RopeArgs& args) override { inner_->rope(args); }
+  void hadamard(const HadamardArgs& args) override { inner_->hadamard(args); }
   void gate(const GateArgs& args) override { inner_->gate(args); }
   void soft_cap(const SoftCapArgs& args) override { inner_->soft_cap(args); }
   void gather(const GatherArgs& args) override { inner_->gather(args); }

@@ -112,22 +112,20 @@ QualityPlan plan_quality(const KvShape& shape, std::span<const KvConfig> presets
 }
 
 std::vector<std::vector<size_t>> quality_passes(const KvShape& shape, std::span<const QualitySetting> settings,
-                                                int64_t context, int64_t n_chunks, int64_t memory_bytes,
-                                                bool splits_fake) {
+                                                int64_t context, int64_t n_chunks, int64_t memory_bytes) {
   const KvConfig f16 = parse_kv_config("f16");
   const auto bytes_of = [&](const KvConfig& config) {
     return n_chunks * memory_of(shape, config, context).allocated_bytes();
   };
-  const auto is_fake = [&](size_t i) { return settings[i].fake.has_value(); };
   std::vector<size_t> order(settings.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::stable_partition(order, [&](size_t i) { return !is_fake(i); });
+  std::ranges::stable_partition(order, [&](size_t i) { return !settings[i].on_host; });
   std::vector<std::vector<size_t>> passes;
   int64_t room = 0;
   for (const size_t i : order) {
-    const int64_t bytes = bytes_of(is_fake(i) ? f16 : settings[i].kv);
-    const bool is_other_kind = splits_fake && !passes.empty() && is_fake(passes.back().front()) != is_fake(i);
-    if (passes.empty() || is_other_kind || bytes > room) {
+    const int64_t bytes = bytes_of(settings[i].fake ? f16 : settings[i].kv);
+    const bool moves = !passes.empty() && settings[passes.back().front()].on_host != settings[i].on_host;
+    if (passes.empty() || moves || bytes > room) {
       passes.emplace_back();
       room = memory_bytes - bytes_of(f16);
     }

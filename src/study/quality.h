@@ -16,6 +16,7 @@ struct QualitySetting {
   std::string name;
   KvConfig kv;
   std::optional<FakeCacheConfig> fake{};
+  bool on_host = false;  // measured there, beside a device that cannot
 };
 
 // Settings, each once, and the tables of the study, whose rows name them:
@@ -30,10 +31,9 @@ struct QualityPlan {
 QualityPlan plan_quality(const KvShape& shape, std::span<const KvConfig> presets, int64_t context);
 
 // What one measurement runs side by side: settings whose caches fit in memory_bytes together with the base's, at least
-// one; fake ones apart from packed ones if `splits_fake`. Indices into `settings`.
+// one, all on the host or none. Indices into `settings`.
 std::vector<std::vector<size_t>> quality_passes(const KvShape& shape, std::span<const QualitySetting> settings,
-                                                int64_t context, int64_t n_chunks, int64_t memory_bytes,
-                                                bool splits_fake);
+                                                int64_t context, int64_t n_chunks, int64_t memory_bytes);
 
 // What a setting did, and f16 beside it, by chunk.
 struct MeasuredQuality {

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 
+#include "cache/kv_support.h"
 #include "core/error.h"
 #include "study/layer_study.h"
 #include "study/layer_summary.h"
@@ -45,6 +46,10 @@ class Study {
   Json run();
 
  private:
+  bool has_kernels(Backend& backend, const KvConfig& config) const;
+  const StudyDevice& device_of(const QualitySetting& setting) const {
+    return setting.on_host ? input_.host : input_.device;
+  }
   Json describe(const char* part, const StudyDevice& device, const ChunkRange& chunks) const;
   Json describe_capture(int64_t chunk) const;
   Json describe_quality(const QualitySetting& setting, const ChunkRange& chunks) const;
@@ -77,7 +82,22 @@ Study::Study(const StudyInput& input, const StudyOptions& options, const std::fi
       shape_(input.device.decoder->kv_shape()),
       chunks_(plan_chunks(std::ssize(input.tokens), model().context_length, options)),
       plan_(plan_quality(shape_, options.presets, chunks_.context)),
-      n_captured_(std::min(kCapturedChunks, chunks_.n_chunks)) {}
+      n_captured_(std::min(kCapturedChunks, chunks_.n_chunks)) {
+  if (input.device.backend == input.host.backend) return;
+  for (QualitySetting& setting : plan_.settings) {
+    setting.on_host = setting.fake || !has_kernels(*input.device.backend, setting.kv);
+  }
+}
+
+bool Study::has_kernels(Backend& backend, const KvConfig& config) const {
+  try {
+    require_kernels(backend, shape_, model().n_heads, config, static_cast<float>(model().score_cap));
+    return true;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnsupported) throw;
+    return false;
+  }
+}
 
 Json Study::describe(const char* part, const StudyDevice& device, const ChunkRange& chunks) const {
   return {{"part", part},
@@ -100,7 +120,7 @@ Json Study::describe_capture(int64_t chunk) const {
 }
 
 Json Study::describe_quality(const QualitySetting& setting, const ChunkRange& chunks) const {
-  Json description = describe("quality", setting.fake ? input_.host : input_.device, chunks);
+  Json description = describe("quality", device_of(setting), chunks);
   description["setting"] = setting.name;
   description["bits"] = setting.kv.layout(shape_).bits_per_element();
   return description;
@@ -132,13 +152,12 @@ std::vector<Task> Study::missing_tasks() {
     const auto run = [this, chunk](const ProgressCallback&) { return std::vector<Json>{capture_chunk(chunk)}; };
     tasks.push_back({{description}, kCaptureCost * tokens, run});
   }
-  const bool splits_fake = input_.device.backend != input_.host.backend;
   for (const ChunkRange& chunks : chunk_ranges()) {
     std::vector<QualitySetting> missing;
     for (const QualitySetting& setting : plan_.settings) {
       if (!is_done(describe_quality(setting, chunks))) missing.push_back(setting);
     }
-    for (const auto& indices : quality_passes(shape_, missing, chunks_.context, chunks.n, kCacheBytes, splits_fake)) {
+    for (const auto& indices : quality_passes(shape_, missing, chunks_.context, chunks.n, kCacheBytes)) {
       std::vector<QualitySetting> pass;
       Task task{.cost = static_cast<double>((std::ssize(indices) + 1) * chunks.n) * tokens};
       for (const size_t i : indices) {
@@ -210,17 +229,16 @@ std::vector<Json> Study::measure(std::span<const QualitySetting> pass, const Chu
                             .first_token = input_.first_token,
                             .batch = static_cast<int>(chunks.n),
                             .progress = tell};
+  const StudyDevice& device = device_of(pass.front());
   std::vector<std::unique_ptr<FakeDecoder>> fakes;
   for (const QualitySetting& setting : pass) {
     if (setting.fake) {
-      const StudyDevice& host = input_.host;
-      fakes.push_back(std::make_unique<FakeDecoder>(*host.backend, *setting.fake, host.decoder->weights()));
+      fakes.push_back(std::make_unique<FakeDecoder>(*device.backend, *setting.fake, device.decoder->weights()));
       options.variants.push_back({setting.name, &fakes.back()->decoder});
     } else if (setting.kv.is_packed()) {
       options.kv.push_back(setting.kv);
     }
   }
-  const StudyDevice& device = fakes.empty() ? input_.device : input_.host;
   std::map<std::string, Json> rows;
   for (const PerplexityResult& result : measure_perplexity(*device.backend, *device.decoder, input_.tokens, options)) {
     for (const ChunkQuality& c : result.chunks) rows[result.kv].push_back({c.nll, c.kl, c.top1_agreement});
