@@ -14,6 +14,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// Settings of a pass. More would save little of the base's time, and lose more to an interruption.
+constexpr size_t kMostAtOnce = 8;
+
 class Planner {
  public:
   explicit Planner(const KvShape& shape) : shape_(shape) {}
@@ -125,7 +128,7 @@ std::vector<std::vector<size_t>> quality_passes(const KvShape& shape, std::span<
   for (const size_t i : order) {
     const int64_t bytes = bytes_of(settings[i].fake ? f16 : settings[i].kv);
     const bool moves = !passes.empty() && settings[passes.back().front()].on_host != settings[i].on_host;
-    if (passes.empty() || moves || bytes > room) {
+    if (passes.empty() || moves || bytes > room || passes.back().size() == kMostAtOnce) {
       passes.emplace_back();
       room = memory_bytes - bytes_of(f16);
     }

@@ -30,8 +30,8 @@ struct QualityPlan {
 // A residual that no chunk of `context` tokens outgrows is left out.
 QualityPlan plan_quality(const KvShape& shape, std::span<const KvConfig> presets, int64_t context);
 
-// What one measurement runs side by side: settings whose caches fit in memory_bytes together with the base's, at least
-// one, all on the host or none. Indices into `settings`.
+// What one measurement runs side by side: a few settings whose caches fit in memory_bytes together with the base's, at
+// least one, all on the host or none. Indices into `settings`.
 std::vector<std::vector<size_t>> quality_passes(const KvShape& shape, std::span<const QualitySetting> settings,
                                                 int64_t context, int64_t n_chunks, int64_t memory_bytes);
 
