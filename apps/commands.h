@@ -9,6 +9,7 @@ void add_run(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_info(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_study(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_bench(CLI::App& app);
 

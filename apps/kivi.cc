@@ -29,12 +29,13 @@ int run(int argc, char** argv) {
   kivi::app::add_compare(app);
   kivi::app::add_info(app);
   kivi::app::add_eval(app);
+  kivi::app::add_study(app);
   kivi::app::add_serve(app);
   kivi::app::add_bench(app);
   try {
     app.parse(argc, argv);
     if (!app.get_subcommands().empty()) return 0;
-    return report("a subcommand is needed: run, compare, info, eval, serve or bench; see --help", kUsageError);
+    return report("a subcommand is needed: run, compare, info, eval, study, serve or bench; see --help", kUsageError);
   } catch (const CLI::Success& request) {  // --help, --version
     return app.exit(request);
   } catch (const CLI::ParseError& error) {

@@ -6,35 +6,20 @@
 #include <utility>
 #include <vector>
 
-#include "backend/backend.h"
+#include "eval/forwarding_backend.h"
 
 namespace kivi {
 
-class OperationTape : public Backend {
+class OperationTape : public ForwardingBackend {
  public:
   struct Operation {
     std::string_view name;
     std::function<void()> run;
   };
 
-  explicit OperationTape(Backend& inner) : inner_(&inner) {}
+  using ForwardingBackend::ForwardingBackend;
   // Of the last recording. They point into the memory that it did.
   const std::vector<Operation>& operations() const { return operations_; }
-
-  BackendInfo info() const override { return inner_->info(); }
-  DType activation_dtype() const override { return inner_->activation_dtype(); }
-  format::CodeOrder code_order() const override { return inner_->code_order(); }
-  std::unique_ptr<Buffer> allocate(size_t size_bytes) override { return inner_->allocate(size_bytes); }
-  void copy_to_device(void* device, const void* host, size_t size_bytes) override {
-    inner_->copy_to_device(device, host, size_bytes);
-  }
-  void copy_to_host(void* host, const void* device, size_t size_bytes) override {
-    inner_->copy_to_host(host, device, size_bytes);
-  }
-  void copy(void* to, const void* from, size_t size_bytes) override { inner_->copy(to, from, size_bytes); }
-  void synchronize() override { inner_->synchronize(); }
-  size_t free_bytes() override { return inner_->free_bytes(); }
-  std::unique_ptr<Weight> load_weight(std::span<const WeightView> parts) override { return inner_->load_weight(parts); }
 
   std::unique_ptr<Recording> record(const std::function<void()>& run) override {
     operations_.clear();
@@ -64,11 +49,10 @@ class OperationTape : public Backend {
  private:
   template <typename Args>
   void note(std::string_view name, void (Backend::*operation)(const Args&), const Args& args) {
-    if (!is_recording_) return (inner_->*operation)(args);
-    operations_.push_back({name, [inner = inner_, operation, args] { (inner->*operation)(args); }});
+    if (!is_recording_) return (inner().*operation)(args);
+    operations_.push_back({name, [inner = &inner(), operation, args] { (inner->*operation)(args); }});
   }
 
-  Backend* inner_;
   bool is_recording_ = false;
   std::vector<Operation> operations_;
 };

@@ -30,18 +30,31 @@ struct Mean {
   }
 };
 
-// One KV configuration, run over the chunks of a batch in lockstep with the others.
-struct Lane {
-  KvConfig config;
-  KvCache cache;
-  std::vector<StepSequence> step{};
-  Mean nll{}, kl{}, agreement{};
-};
-
 struct RowScore {
   double nll = 0.0;
   double kl = 0.0;
   bool agrees = true;
+};
+
+struct QualityMean {
+  Mean nll{}, kl{}, agreement{};
+
+  void add(const RowScore& score) {
+    nll.add(score.nll);
+    kl.add(score.kl);
+    agreement.add(score.agrees ? 1.0 : 0.0);
+  }
+};
+
+// One KV configuration, run over the chunks of a batch in lockstep with the others.
+struct Lane {
+  std::string name;
+  KvConfig config;
+  Decoder* decoder = nullptr;
+  KvCache cache;
+  std::vector<StepSequence> step{};
+  QualityMean all{};
+  std::vector<QualityMean> chunks{};
 };
 
 class Evaluation {
@@ -96,17 +109,19 @@ Evaluation::Evaluation(Backend& backend, Decoder& decoder, std::span<const Token
   }
 
   const int64_t batch = std::min<int64_t>(options.batch, end_chunk_ - options.first_chunk);
-  const auto add_lane = [&](const KvConfig& config) {
+  const auto add_lane = [&](const std::string& name, const KvConfig& config, Decoder& of) {
     const KvCapacity capacity{.max_tokens = context, .max_sequences = static_cast<int>(batch)};
-    lanes_.push_back(std::make_unique<Lane>(
-        Lane{.config = config, .cache = KvCache(backend, decoder.kv_shape(), config, capacity)}));
+    lanes_.push_back(std::make_unique<Lane>(Lane{
+        .name = name, .config = config, .decoder = &of, .cache = KvCache(backend, of.kv_shape(), config, capacity)}));
   };
   for (const KvConfig& config : options.kv) {
-    add_lane(config);
+    add_lane(config.name, config, decoder);
     if (!config.is_packed() && base_lane_ == nullptr) base_lane_ = lanes_.back().get();
   }
+  const KvConfig f16 = parse_kv_config("f16");
+  for (const PerplexityVariant& variant : options.variants) add_lane(variant.name, f16, *variant.decoder);
   if (base_lane_ != nullptr) return;
-  add_lane(parse_kv_config("f16"));
+  add_lane(f16.name, f16, decoder);
   base_lane_ = lanes_.back().get();
 }
 
@@ -119,6 +134,7 @@ void Evaluation::run() {
 
 void Evaluation::run_batch(int64_t first_chunk, int64_t n_chunks) {
   for (const auto& lane : lanes_) {
+    lane->chunks.resize(lane->chunks.size() + static_cast<size_t>(n_chunks));
     lane->step.clear();
     for (int64_t i = 0; i < n_chunks; ++i) lane->step.push_back({.id = lane->cache.create(), .n_new = 1});
   }
@@ -154,8 +170,8 @@ void Evaluation::run_position(int64_t first_chunk, int64_t n_chunks, int64_t pos
 }
 
 void Evaluation::run_step(Lane& lane, const DecoderStep& step, std::span<const TokenId> targets) {
-  if (!lane.cache.reserve(lane.step)) fail(ErrorCode::kInternal, "KV cache {} is full", lane.config.name);
-  const auto logits = decoder_->step(lane.cache, step).logits;
+  if (!lane.cache.reserve(lane.step)) fail(ErrorCode::kInternal, "KV cache {} is full", lane.name);
+  const auto logits = lane.decoder->step(lane.cache, step).logits;
   if (!step.logit_rows.empty()) score(lane, logits, targets);
 }
 
@@ -180,30 +196,35 @@ void Evaluation::score(Lane& lane, const TensorView<const float, 2>& logits, std
       scores[row].agrees = prediction.best == base_[row].best;
     }
   });
-  for (const RowScore& s : scores) {
-    lane.nll.add(s.nll);
-    lane.kl.add(s.kl);
-    lane.agreement.add(s.agrees ? 1.0 : 0.0);
+  for (int64_t row = 0; row < n_rows; ++row) {
+    lane.all.add(scores[row]);
+    lane.chunks[lane.chunks.size() - static_cast<size_t>(n_rows - row)].add(scores[row]);
   }
 }
 
 PerplexityResult Evaluation::result(const Lane& lane) const {
   const KvShape shape = decoder_->kv_shape();
-  return {.kv = lane.config.name,
-          .perplexity = std::exp(lane.nll.value()),
-          .nll_per_token = lane.nll.value(),
-          .nll_stderr = lane.nll.standard_error(),
-          .n_tokens = lane.nll.n,
-          .bits_per_element = lane.config.layout(shape).bits_per_element(),
-          .effective_bits_per_element = memory_of(shape, lane.config, options_->context).effective_bits_per_element(),
-          .kl_to_f16 = lane.kl.value(),
-          .kl_stderr = lane.kl.standard_error(),
-          .top1_agreement = lane.agreement.value()};
+  PerplexityResult result{
+      .kv = lane.name,
+      .perplexity = std::exp(lane.all.nll.value()),
+      .nll_per_token = lane.all.nll.value(),
+      .nll_stderr = lane.all.nll.standard_error(),
+      .n_tokens = lane.all.nll.n,
+      .bits_per_element = lane.config.layout(shape).bits_per_element(),
+      .effective_bits_per_element = memory_of(shape, lane.config, options_->context).effective_bits_per_element(),
+      .kl_to_f16 = lane.all.kl.value(),
+      .kl_stderr = lane.all.kl.standard_error(),
+      .top1_agreement = lane.all.agreement.value()};
+  for (const QualityMean& chunk : lane.chunks) {
+    result.chunks.push_back({chunk.nll.value(), chunk.kl.value(), chunk.agreement.value()});
+  }
+  return result;
 }
 
 std::vector<PerplexityResult> Evaluation::results() const {
   std::vector<PerplexityResult> results;
-  for (size_t i = 0; i < options_->kv.size(); ++i) results.push_back(result(*lanes_[i]));
+  const size_t n_asked = options_->kv.size() + options_->variants.size();
+  for (size_t i = 0; i < n_asked; ++i) results.push_back(result(*lanes_[i]));
   return results;
 }
 

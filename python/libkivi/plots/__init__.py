@@ -1,1 +1,1 @@
-"""Plots of what kivi writes as JSON."""
+"""Plots of what kivi writes as JSON: python -m libkivi.plots FILE.json (needs matplotlib)."""

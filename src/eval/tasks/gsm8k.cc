@@ -61,7 +61,7 @@ std::string normalised(std::string_view text, const Number& number) {
     if (digits.back() == '.') digits.pop_back();
   }
   digits.erase(0, digits.find_first_not_of('0'));
-  if (digits.empty() || digits.front() == '.') digits.insert(0, "0");
+  if (digits.empty() || digits.front() == '.') digits.insert(digits.begin(), '0');
   return is_negative(text, number.begin) && digits != "0" ? "-" + digits : digits;
 }
 

@@ -1,0 +1,1 @@
+"""kivi from Python."""
