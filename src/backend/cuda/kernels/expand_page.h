@@ -137,37 +137,41 @@ class LaneCodes {
   int high_shift_ = 0;
 };
 
-// The lines of eight channels of the keys: group `group` of the half, from `channel` on.
-template <format::ParamFormat kParams>
-KIVI_HD void load_key_lines(const std::byte* staged, const HalfPage& half, int group, int head_dim, int channel,
-                            format::GroupLine (&lines)[8]) {
-  const int first = group * head_dim + channel;
-  if constexpr (kParams == format::ParamFormat::kHalf) {
-    const auto scales = load_pack<8>(half.part<Half>(staged, HalfPage::kScales) + first);
-    const auto zeros = load_pack<8>(half.part<Half>(staged, HalfPage::kZeros) + first);
-    for (int i = 0; i < 8; ++i) lines[i] = {to_float(scales.x[i]), to_float(zeros.x[i])};
-  } else {
-    const auto scales = load_pack<8>(half.part<uint8_t>(staged, HalfPage::kScales) + first);
-    const auto zeros = load_pack<8>(half.part<uint8_t>(staged, HalfPage::kZeros) + first);
-    const float unit = to_float(half.part<Half>(staged, HalfPage::kZeroUnits)[half.first_unit + group]);
-    for (int i = 0; i < 8; ++i) {
-      lines[i] = {format::scale_of_byte(scales.x[i]), (code_to_float(zeros.x[i]) - 128.0F) * unit};
-    }
-  }
-}
+// The lines of n neighbouring groups: of the keys n channels, of the values n tokens. `first` is the first one's number
+// among the params that are staged, `unit` its unit's.
+template <format::ParamFormat kParams, int n>
+struct Lines {
+  static constexpr bool kHalves = kParams == format::ParamFormat::kHalf;
+  using Param = std::conditional_t<kHalves, Half, uint8_t>;
+  Pack<Param, n> scales;
+  Pack<Param, n> zeros = {};
+  float zero_unit = 0.0F;
 
-// The lines of four tokens of the values: `first` counts their params.
-template <format::ParamFormat kParams, int Bits>
-KIVI_HD void load_value_lines(const std::byte* staged, const HalfPage& half, int first, format::GroupLine (&lines)[4]) {
-  if constexpr (kParams == format::ParamFormat::kHalf) {
-    const auto scales = load_pack<4>(half.part<Half>(staged, HalfPage::kScales) + first);
-    const auto zeros = load_pack<4>(half.part<Half>(staged, HalfPage::kZeros) + first);
-    for (int i = 0; i < 4; ++i) lines[i] = {to_float(scales.x[i]), to_float(zeros.x[i])};
-  } else {
-    const auto scales = load_pack<4>(half.part<uint8_t>(staged, HalfPage::kScales) + first);
-    for (int i = 0; i < 4; ++i) lines[i] = format::value_line(scales.x[i], Bits);
+  static KIVI_HD Lines of_keys(const std::byte* staged, const HalfPage& half, int first, int unit) {
+    Lines lines{load_pack<n>(half.part<Param>(staged, HalfPage::kScales) + first),
+                load_pack<n>(half.part<Param>(staged, HalfPage::kZeros) + first)};
+    if constexpr (!kHalves) lines.zero_unit = to_float(half.part<Half>(staged, HalfPage::kZeroUnits)[unit]);
+    return lines;
   }
-}
+  static KIVI_HD Lines of_values(const std::byte* staged, const HalfPage& half, int first) {
+    Lines lines{load_pack<n>(half.part<Param>(staged, HalfPage::kScales) + first)};
+    if constexpr (kHalves) lines.zeros = load_pack<n>(half.part<Param>(staged, HalfPage::kZeros) + first);
+    return lines;
+  }
+
+  KIVI_HD format::GroupLine key(int i) const {
+    if constexpr (kHalves)
+      return {to_float(scales.x[i]), to_float(zeros.x[i])};
+    else
+      return {format::scale_of_byte(scales.x[i]), (code_to_float(zeros.x[i]) - 128.0F) * zero_unit};
+  }
+  KIVI_HD format::GroupLine value(int i, int bits) const {
+    if constexpr (kHalves)
+      return {to_float(scales.x[i]), to_float(zeros.x[i])};
+    else
+      return format::value_line(scales.x[i], bits);
+  }
+};
 
 // Item `item` of the keys: two tokens, eight channels. Writes what belongs to the first n_tokens tokens of the half to
 // `rows`, [kHalfPage][pitch].
@@ -180,8 +184,8 @@ KIVI_HD void expand_keys(int item, const std::byte* staged, const HalfPage& half
   const int token_tile = item / 32 / kSpans;
   const LaneCodes<Bits> codes(staged, half, 2 * (token_tile * kSpans + span), lane);
   const int channel = format::kTileSpan * span + lane % 4 * 8;
-  format::GroupLine lines[8];
-  load_key_lines<kParams>(staged, half, token_tile * format::kTile / group_tokens, kHeadDim, channel, lines);
+  const int group = token_tile * format::kTile / group_tokens;
+  const auto lines = Lines<kParams, 8>::of_keys(staged, half, group * kHeadDim + channel, half.first_unit + group);
   for (int below = 0; below < 2; ++below) {  // rows r and r + 8 of the fragments
     const int token = format::spread_number({token_tile, lane / 4 + 8 * below});
     if (token >= n_tokens) continue;
@@ -189,7 +193,7 @@ KIVI_HD void expand_keys(int item, const std::byte* staged, const HalfPage& half
     for (int i = 0; i < 4; ++i) {  // channels 2i, 2i + 1: fragment i / 2, half i % 2 of its columns
       float x[2];
       for (int odd = 0; odd < 2; ++odd) {
-        const format::GroupLine& line = lines[2 * i + odd];
+        const format::GroupLine line = lines.key(2 * i + odd);
         x[odd] = codes.code(i / 2, below + 2 * (i % 2), odd) * line.scale + line.zero;
       }
       pairs.x[i] = pack_stored<T>(x[0], x[1]);
@@ -212,13 +216,13 @@ KIVI_HD void expand_values(int item, const std::byte* staged, const HalfPage& ha
   const int channel = format::kTileSpan * span + 4 * r;
   const int token = format::spread_number({token_tile, 2 * j});
   const int row = token / format::kTileSpan * (kHeadDim / group_channels) + channel / group_channels;
-  format::GroupLine lines[4];
-  load_value_lines<kParams, Bits>(staged, half, row * format::kTileSpan + token % format::kTileSpan, lines);
+  const auto lines = Lines<kParams, 4>::of_values(staged, half, row * format::kTileSpan + token % format::kTileSpan);
   for (int i = 0; i < 4; ++i) {  // tokens: half i / 2 of the columns
     if (token + i >= n_tokens) continue;
+    const format::GroupLine line = lines.value(i, Bits);
     float x[4] = {};
     for (int k = 0; k < 4; ++k) {  // channels: fragment k / 2, half k % 2 of its rows
-      x[k] = codes.code(k / 2, k % 2 + 2 * (i / 2), i % 2) * lines[i].scale + lines[i].zero;
+      x[k] = codes.code(k / 2, k % 2 + 2 * (i / 2), i % 2) * line.scale + line.zero;
     }
     *reinterpret_cast<Pack<uint32_t, 2>*>(rows + (token + i) * pitch +
                                           channel) = {{pack_stored<T>(x[0], x[1]), pack_stored<T>(x[2], x[3])}};

@@ -31,11 +31,6 @@ struct WordUpdate {
   uint32_t codes = 0;
   uint32_t mask = 0;
 
-  // A part of a code, `width` bits at bit `at`.
-  KIVI_HD constexpr void add(int at, int width, uint32_t part) {
-    codes |= part << at;
-    mask |= format::max_code(width) << at;
-  }
   KIVI_HD constexpr uint32_t apply(uint32_t word) const { return (word & ~mask) | codes; }
 };
 
@@ -63,58 +58,59 @@ KIVI_HD constexpr int column_of_word(int word) {
   return word / 4 % 4 * 2 + 8 * (word / 2 % 2);
 }
 
-// Calls visit(i, odd, token, channel) for the codes of a word of the keys' low plane: fragment i of its group, the
-// lower or the upper half.
-template <int Bits, typename Visit>
-KIVI_HD constexpr void for_each_key(int word, int head_dim, Visit visit) {
-  for_each_fragment(word / format::kFragmentGroupWords, head_dim, Bits, [&](int i, int token_tile, int channel_tile) {
-    const int token = format::spread_number({token_tile, row_of_word(word)});
-    const int channel = format::spread_number({channel_tile, column_of_word(word)});
-    for (int odd = 0; odd < 2; ++odd) visit(i, odd, token, channel + odd);
-  });
-}
+// What a word of a plane has of the codes of fragment i of its group, and where.
+template <int Bits, Plane plane>
+struct PlaneBits {
+  static constexpr int kLow = format::low_bits(Bits);
+  static constexpr int kWidth = plane == Plane::kLow ? kLow : 1;
+  static constexpr int kLowWords = plane == Plane::kLow ? 1 : 2;  // whose codes it has
 
-// The same for values: a word has two neighbouring tokens.
-template <int Bits, typename Visit>
-KIVI_HD constexpr void for_each_value(int word, int head_dim, Visit visit) {
-  for_each_fragment(word / format::kFragmentGroupWords, head_dim, Bits, [&](int i, int token_tile, int channel_tile) {
-    const int token = format::spread_number({token_tile, column_of_word(word)});
-    const int channel = format::rows_number({channel_tile, row_of_word(word)});
-    for (int odd = 0; odd < 2; ++odd) visit(i, odd, token + odd, channel);
-  });
-}
+  static KIVI_HD constexpr uint32_t part(uint32_t code) {
+    if constexpr (!format::has_high_plane(Bits)) return code;
+    return plane == Plane::kLow ? code & format::max_code(kLow) : code >> kLow;
+  }
+  // In the lower half; of the second word of the low plane, in a byte of its own.
+  static KIVI_HD constexpr int at(int i, int low_word) {
+    return plane == Plane::kLow ? kLow * i : format::high_bit_in_byte(i) + 8 * (low_word % 2);
+  }
+};
 
-// What word `word` of a plane holds of tokens first .. end - 1 of a page. code_of(token, channel);
-// for_each(word of the low plane, visit) is one of the above.
-template <int Bits, Plane plane, typename ForEach, typename CodeOf>
-KIVI_HD constexpr WordUpdate update_of_word(int word, int first, int end, ForEach for_each, CodeOf code_of) {
-  constexpr int kLow = format::low_bits(Bits);
+// The codes of tokens first .. end - 1 of a page that word `word` of a plane of the keys holds. code_of(token,
+// channel).
+template <int Bits, Plane plane, typename CodeOf>
+KIVI_HD constexpr WordUpdate key_word(int word, int head_dim, int first, int end, CodeOf code_of) {
+  using Part = PlaneBits<Bits, plane>;
   WordUpdate update;
-  if constexpr (plane == Plane::kLow) {
-    for_each(word, [&](int i, int odd, int token, int channel) {
+  for (int low = word * Part::kLowWords; low < (word + 1) * Part::kLowWords; ++low) {
+    for_each_fragment(low / format::kFragmentGroupWords, head_dim, Bits, [&](int i, int token_tile, int channel_tile) {
+      const int token = format::spread_number({token_tile, row_of_word(low)});
       if (token < first || token >= end) return;
-      update.add(16 * odd + kLow * i, kLow, code_of(token, channel) & format::max_code(kLow));
+      const int channel = format::spread_number({channel_tile, column_of_word(low)});
+      update.codes |= (Part::part(code_of(token, channel)) | Part::part(code_of(token, channel + 1)) << 16)
+                      << Part::at(i, low);
+      update.mask |= format::max_code(Part::kWidth) * 0x00010001U << Part::at(i, low);
     });
-  } else {  // the high bits of what two words of the low plane have
-    for (int below = 0; below < 2; ++below) {
-      for_each(2 * word + below, [&](int i, int odd, int token, int channel) {
-        if (token < first || token >= end) return;
-        update.add(16 * odd + 8 * below + format::high_bit_in_byte(i), 1, code_of(token, channel) >> kLow);
-      });
-    }
   }
   return update;
 }
 
-template <int Bits, Plane plane, typename CodeOf>
-KIVI_HD constexpr WordUpdate key_word(int word, int head_dim, int first, int end, CodeOf code_of) {
-  return update_of_word<Bits, plane>(
-      word, first, end, [=](int low, auto visit) { for_each_key<Bits>(low, head_dim, visit); }, code_of);
-}
+// The same for values: a word has two neighbouring tokens.
 template <int Bits, Plane plane, typename CodeOf>
 KIVI_HD constexpr WordUpdate value_word(int word, int head_dim, int first, int end, CodeOf code_of) {
-  return update_of_word<Bits, plane>(
-      word, first, end, [=](int low, auto visit) { for_each_value<Bits>(low, head_dim, visit); }, code_of);
+  using Part = PlaneBits<Bits, plane>;
+  WordUpdate update;
+  for (int low = word * Part::kLowWords; low < (word + 1) * Part::kLowWords; ++low) {
+    for_each_fragment(low / format::kFragmentGroupWords, head_dim, Bits, [&](int i, int token_tile, int channel_tile) {
+      const int token = format::spread_number({token_tile, column_of_word(low)});
+      const int channel = format::rows_number({channel_tile, row_of_word(low)});
+      for (int odd = 0; odd < 2; ++odd) {
+        if (token + odd < first || token + odd >= end) continue;
+        update.codes |= Part::part(code_of(token + odd, channel)) << (16 * odd + Part::at(i, low));
+        update.mask |= format::max_code(Part::kWidth) << (16 * odd + Part::at(i, low));
+      }
+    });
+  }
+  return update;
 }
 
 }  // namespace kivi::cuda

@@ -23,6 +23,14 @@ inline constexpr int kStoreWarps = kStoreThreads / 32;
 inline constexpr int kPackRows = format::kPageTokens;  // at once
 static_assert(kPackRows <= kStoreThreads);
 
+// What a kernel is compiled for. kHighPlane: codes of a side may have 3 bits.
+template <typename NumberType, ParamFormat kParamFormat, bool kHigh>
+struct StoreConfig {
+  using Number = NumberType;
+  static constexpr ParamFormat kParams = kParamFormat;
+  static constexpr bool kHighPlane = kHigh;
+};
+
 // One side (keys or values) of the cache.
 struct StoreSide {
   RowsView new_rows;
@@ -214,7 +222,7 @@ __device__ inline void store_params(const StoreSide& side, std::byte* block, int
   block[side.scales + index] = std::byte{scale};
 }
 
-template <typename T, ParamFormat kParams>
+template <typename C>
 __device__ void quantise_values(const StorePart& part, const PackTile& tile) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int bits = part.side().bits;
@@ -228,9 +236,9 @@ __device__ void quantise_values(const StorePart& part, const PackTile& tile) {
     for (int channel = 4 * lane; channel - 4 * lane < head_dim; channel += 128) {
       const bool inside = channel < head_dim;
       float x[4] = {};
-      ValueStatistic<kParams> statistic;
+      ValueStatistic<C::kParams> statistic;
       if (inside) {
-        load_numbers<T>(tile.rows[row] + channel * 2, x);
+        load_numbers<typename C::Number>(tile.rows[row] + channel * 2, x);
         set_statistic(statistic, x);
       }
 #pragma unroll 1
@@ -257,39 +265,37 @@ struct KeyJob {
   int group;  // of the tile
   int channel;
   int first_row;
-  int n_rows;
-  int token;  // of the page, where the group begins
-  std::byte* block;
 
+  __device__ std::byte* block(const StorePart& part, const PackTile& tile) const {
+    return tile.block + group / (tile.n_tokens() / part.side().group) * tile.block_bytes;
+  }
+  // Of the page, where the group begins.
+  __device__ int token(const StorePart& part, const PackTile& tile) const {
+    const int group_tokens = part.side().group;
+    return tile.first + group % (tile.n_tokens() / group_tokens) * group_tokens;
+  }
   __device__ bool stores() const { return threadIdx.x % 32 < 16; }  // of the two lanes with the same channels one does
 };
-
-__device__ inline int key_jobs_per_group(const StorePart& part) {
-  return part.layout().head_dim / 32;
-}
 
 template <typename Visit>
 __device__ void for_each_key_job(const StorePart& part, const PackTile& tile, Visit visit) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int group_tokens = part.side().group;
-  const int jobs_per_group = key_jobs_per_group(part);
-  const int groups_per_head = tile.n_tokens() / group_tokens;
-  const int n_jobs = tile.n_heads * groups_per_head * jobs_per_group;
+  const int jobs_per_group = part.layout().head_dim / 32;
+  const int n_jobs = tile.n_rows() / group_tokens * jobs_per_group;
 #pragma unroll 1
   for (int job = static_cast<int>(threadIdx.x) / 32; job < n_jobs; job += kStoreWarps) {
     const int group = job / jobs_per_group;
     visit(KeyJob{job, group, job % jobs_per_group * 32 + lane % 16 * 2,
-                 group * group_tokens + lane / 16 * (group_tokens / 2), group_tokens / 2,
-                 tile.first + group % groups_per_head * group_tokens,
-                 tile.block + group / groups_per_head * tile.block_bytes});
+                 group * group_tokens + lane / 16 * (group_tokens / 2)});
   }
 }
 
 // Of all tokens of the group, of both channels.
 template <typename T>
-__device__ void find_ranges(const PackTile& tile, const KeyJob& job, format::GroupRange (&ranges)[2]) {
+__device__ void find_ranges(const PackTile& tile, const KeyJob& job, int n_rows, format::GroupRange (&ranges)[2]) {
 #pragma unroll 8
-  for (int t = 0; t < job.n_rows; ++t) {
+  for (int t = 0; t < n_rows; ++t) {
     float x[2];
     load_numbers<T>(tile.rows[job.first_row + t] + job.channel * 2, x);
     add(ranges[0], x[0]);
@@ -300,9 +306,10 @@ __device__ void find_ranges(const PackTile& tile, const KeyJob& job, format::Gro
 }
 
 template <typename T>
-__device__ void write_codes(const PackTile& tile, const KeyJob& job, const format::GroupLine (&lines)[2], int bits) {
+__device__ void write_codes(const PackTile& tile, const KeyJob& job, int n_rows, const format::GroupLine (&lines)[2],
+                            int bits) {
 #pragma unroll 4
-  for (int t = 0; t < job.n_rows; ++t) {
+  for (int t = 0; t < n_rows; ++t) {
     float x[2];
     load_numbers<T>(tile.rows[job.first_row + t] + job.channel * 2, x);
     const uint32_t codes = format::quantise(x[0], lines[0].scale, lines[0].zero, bits) |
@@ -315,19 +322,20 @@ __device__ void write_codes(const PackTile& tile, const KeyJob& job, const forma
 template <typename T>
 __device__ void quantise_keys(const StorePart& part, const PackTile& tile) {
   const int bits = part.side().bits;
+  const int n_rows = part.side().group / 2;
   for_each_key_job(part, tile, [&](const KeyJob& job) {
     format::GroupRange ranges[2];
-    find_ranges<T>(tile, job, ranges);
+    find_ranges<T>(tile, job, n_rows, ranges);
     format::GroupLine lines[2];
+    std::byte* block = job.block(part, tile);
+    const int token = job.token(part, tile);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const format::GroupParams params = format::group_params(ranges[i], bits);
-      if (job.stores()) {
-        store_params(part.side(), job.block, part.layout().key_param(job.token, job.channel + i), params);
-      }
+      if (job.stores()) store_params(part.side(), block, part.layout().key_param(token, job.channel + i), params);
       lines[i] = line_of(params);
     }
-    write_codes<T>(tile, job, lines, bits);
+    write_codes<T>(tile, job, n_rows, lines, bits);
   });
 }
 
@@ -339,7 +347,7 @@ __device__ void quantise_keys_in_units(const StorePart& part, const PackTile& ti
   const KeyScratch scratch(tile, tile.n_rows() / side.group, head_dim);
   for_each_key_job(part, tile, [&](const KeyJob& job) {
     format::GroupRange ranges[2];
-    find_ranges<T>(tile, job, ranges);
+    find_ranges<T>(tile, job, side.group / 2, ranges);
     float largest = 0.0F;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -352,7 +360,7 @@ __device__ void quantise_keys_in_units(const StorePart& part, const PackTile& ti
   });
   __syncthreads();
   for_each_key_job(part, tile, [&](const KeyJob& job) {
-    const int jobs_per_group = key_jobs_per_group(part);
+    const int jobs_per_group = head_dim / 32;
     const int some_job = static_cast<int>(threadIdx.x) % 32 % jobs_per_group;
     const Half unit = format::zero_unit(warp_max(scratch.largest_zeros[job.group * jobs_per_group + some_job]));
     format::GroupLine lines[2];
@@ -367,12 +375,14 @@ __device__ void quantise_keys_in_units(const StorePart& part, const PackTile& ti
       lines[i] = {format::scale_of_byte(params.scale), format::zero_of_byte(zero, to_float(unit))};
     }
     if (job.stores()) {
-      std::byte* to = job.block + part.layout().key_param(job.token, job.channel);
+      const int token = job.token(part, tile);
+      std::byte* block = job.block(part, tile);
+      std::byte* to = block + part.layout().key_param(token, job.channel);
       *reinterpret_cast<uint16_t*>(to + side.scales) = static_cast<uint16_t>(scales);
       *reinterpret_cast<uint16_t*>(to + side.zeros) = static_cast<uint16_t>(zeros);
-      if (job.channel == 0) reinterpret_cast<Half*>(job.block + side.zero_units)[job.token / side.group] = unit;
+      if (job.channel == 0) reinterpret_cast<Half*>(block + side.zero_units)[token / side.group] = unit;
     }
-    write_codes<T>(tile, job, lines, side.bits);
+    write_codes<T>(tile, job, side.group / 2, lines, side.bits);
   });
 }
 
@@ -401,22 +411,25 @@ __device__ void write_words(const StorePart& part, const PackTile& tile) {
   }
 }
 
-template <typename T, ParamFormat kParams>
+template <typename C>
 __device__ void pack_tile(const StorePart& part, const PackTile& tile) {
   if (part.side_kind == Side::kValues) {
-    quantise_values<T, kParams>(part, tile);
-  } else if constexpr (kParams == ParamFormat::kByte) {
-    quantise_keys_in_units<T>(part, tile);
+    quantise_values<C>(part, tile);
+  } else if constexpr (C::kParams == ParamFormat::kByte) {
+    quantise_keys_in_units<typename C::Number>(part, tile);
   } else {
-    quantise_keys<T>(part, tile);
+    quantise_keys<typename C::Number>(part, tile);
   }
   __syncthreads();
   switch (part.side().bits) {
     case 2:
       return write_words<2, Plane::kLow>(part, tile);
     case 3:
-      write_words<3, Plane::kLow>(part, tile);
-      return write_words<3, Plane::kHigh>(part, tile);
+      if constexpr (C::kHighPlane) {
+        write_words<3, Plane::kLow>(part, tile);
+        write_words<3, Plane::kHigh>(part, tile);
+      }
+      return;
     case 4:
       return write_words<4, Plane::kLow>(part, tile);
     default:
@@ -425,7 +438,7 @@ __device__ void pack_tile(const StorePart& part, const PackTile& tile) {
 }
 
 // Packs tokens. On return no thread of the block reads the window any more.
-template <typename T, ParamFormat kParams>
+template <typename C>
 __device__ void pack(const StorePart& part, TokenRange tokens) {
   PackTile tile;
   tile.rows = reinterpret_cast<const std::byte**>(dynamic_shared());
@@ -447,7 +460,7 @@ __device__ void pack(const StorePart& part, TokenRange tokens) {
         tile.rows[row] = part.timeline(part.head + h + row / tile.n_tokens()).row(token);
       }
       __syncthreads();
-      pack_tile<T, kParams>(part, tile);
+      pack_tile<C>(part, tile);
     }
   }
 }

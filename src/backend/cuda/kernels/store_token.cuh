@@ -68,13 +68,14 @@ struct HighBits {
 };
 
 // Packs a part of a row of values into its block. All lanes of a warp; those that are not `valid` write nothing.
-template <typename T, ParamFormat kParams, int kSpans>
+template <typename C, bool kHigh, int kSpans>
 __device__ void pack_value(const StoreProblem& problem, const RowPart<kSpans>& row, std::byte* block, int token,
                            int channel, bool valid) {
+  using T = typename C::Number;
   const StoreSide& side = problem.values;
   const format::PageLayout& layout = problem.cache.layout;
   const int spans_per_group = side.group / 32;
-  ValueStatistic<kParams> statistics[kSpans];
+  ValueStatistic<C::kParams> statistics[kSpans];
 #pragma unroll
   for (int s = 0; s < kSpans; ++s) {
     set_statistic(statistics[s], {row.template number<T>(s, 0), row.template number<T>(s, 1),
@@ -87,12 +88,12 @@ __device__ void pack_value(const StoreProblem& problem, const RowPart<kSpans>& r
     if (width >= spans_per_group) break;
 #pragma unroll
     for (int s = 0; s < kSpans; s += 2 * width) {
-      const ValueStatistic<kParams> both = join(statistics[s], statistics[s + width]);
+      const ValueStatistic<C::kParams> both = join(statistics[s], statistics[s + width]);
 #pragma unroll
       for (int i = 0; i < 2 * width; ++i) statistics[s + i] = both;
     }
   }
-  const int bits = format::low_bits(side.bits);
+  const int bits = kHigh ? 2 : side.bits;
   const int spans_per_run = min(8 / bits, kSpans);  // of codes side by side
   uint32_t codes[2] = {};                           // of rows r and r + 8
   HighBits<kSpans> high;
@@ -104,8 +105,8 @@ __device__ void pack_value(const StoreProblem& problem, const RowPart<kSpans>& r
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const uint32_t code = format::quantise(row.template number<T>(s, i), line.scale, line.zero, side.bits);
-      codes[i % 2] |= (code & format::max_code(bits)) << bits * (2 * in_run + i / 2);
-      if (format::has_high_plane(side.bits)) high.add(s, i, code >> bits);
+      codes[i % 2] |= (kHigh ? code & format::max_code(bits) : code) << bits * (2 * in_run + i / 2);
+      if (kHigh) high.add(s, i, code >> bits);
     }
     if (valid && channel % 32 == 0 && (s & (spans_per_group - 1)) == 0) {
       store_params(side, block, layout.value_param(token, channel + 32 * s), params);
@@ -125,12 +126,11 @@ __device__ void pack_value(const StoreProblem& problem, const RowPart<kSpans>& r
       }
     }
   }
-  if (format::has_high_plane(side.bits) && valid)
-    high.store(block + side.codes, layout.value_code(token, channel).high);
+  if (kHigh && valid) high.store(block + side.codes, layout.value_code(token, channel).high);
 }
 
 // Parts first_part .. first_part + 3 of the rows of a sequence with one new token. A warp.
-template <typename T, ParamFormat kParams, int kSpans>
+template <typename C, int kSpans>
 __device__ void store_token(const StoreProblem& problem, const SequenceRows& sequence, int first_part) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int n_parts = parts_of_token(problem.cache.layout);
@@ -153,14 +153,18 @@ __device__ void store_token(const StoreProblem& problem, const SequenceRows& seq
   const auto keeps = [&](const StoreSide& side) { return KeptTokens(side.policy, token, token + 1).size() > 0; };
   if (valid && keeps(problem.keys)) key.store(keys.window_row(token), channel);
   if (valid && keeps(problem.values)) value.store(values.window_row(token), channel);
-  if (packed.size() > 0) {
-    pack_value<T, kParams>(problem, old, values.block(packed.begin), packed.begin % format::kPageTokens, channel,
-                           valid);
+  if (packed.size() == 0) return;
+  std::byte* block = values.block(packed.begin);
+  const int to = packed.begin % format::kPageTokens;
+  if (C::kHighPlane && format::has_high_plane(problem.values.bits)) {
+    pack_value<C, C::kHighPlane>(problem, old, block, to, channel, valid);
+  } else {
+    pack_value<C, false>(problem, old, block, to, channel, valid);
   }
 }
 
 // Warp `warp` of all that the step has.
-template <typename T, ParamFormat kParams>
+template <typename C>
 __device__ void store_tokens(const StoreProblem& problem, int warp) {
   const int warps_per_sequence = (parts_of_token(problem.cache.layout) + kTokenParts - 1) / kTokenParts;
   const int b = warp / warps_per_sequence;
@@ -169,9 +173,9 @@ __device__ void store_tokens(const StoreProblem& problem, int warp) {
   if (sequence.n_new != 1) return;
   const int first_part = (warp - b * warps_per_sequence) * kTokenParts;
   if (problem.cache.layout.head_dim == 64) {
-    store_token<T, kParams, 2>(problem, sequence, first_part);
+    store_token<C, 2>(problem, sequence, first_part);
   } else {
-    store_token<T, kParams, 4>(problem, sequence, first_part);
+    store_token<C, 4>(problem, sequence, first_part);
   }
 }
 
