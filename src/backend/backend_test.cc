@@ -229,6 +229,36 @@ TEST_P(BackendTest, RopeAgreesWithTheReference) {
   }
 }
 
+// Of heads that lie apart only their first channels, so that what lies between must stay.
+TEST_P(BackendTest, HadamardAgreesWithTheReference) {
+  constexpr int64_t kRows = 5;
+  constexpr int64_t kHeads = 3;
+  for (const int block : {4, 16, 32, 64, 128}) {
+    for (const int64_t head_dim : {int64_t{block}, int64_t{3} * block, int64_t{256}}) {
+      for (const int64_t apart : {0, 8}) {
+        const int64_t stride = head_dim + apart;
+        const std::vector<float> x = random_values(kRows * kHeads * stride, 2.0F, act_);
+        const OnDevice out = upload(x, act_, {kRows, kHeads, stride}, apart / 2);
+        std::vector<float> wanted = x;
+        AnyView view = out.view;
+        AnyView host_view = on_host<float, 3>(wanted, {kRows, kHeads, stride});
+        view.shape[2] = host_view.shape[2] = head_dim;
+        backend_->hadamard({view, block});
+        reference_->hadamard({host_view, block});
+        const std::vector<float> got = download(out);
+        for (int64_t i = 0; i < std::ssize(got); ++i) {
+          double magnitudes = 0.0;
+          const int64_t first = i / stride * stride + i % stride / block * block;
+          for (int64_t j = first; j < std::min(first + block, std::ssize(x)); ++j) magnitudes += std::abs(double{x[j]});
+          const double error = i % stride < head_dim ? tolerance::hadamard(block, magnitudes) : 0.0;
+          ASSERT_NEAR(got[i], wanted[i], error == 0.0 ? 0.0 : tolerance::stored(act_, wanted[i], error))
+              << "head_dim " << head_dim << " block " << block << " apart " << apart << " element " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(BackendTest, GateAgreesWithTheReference) {
   constexpr int64_t kRows = 40;
   for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {

@@ -155,6 +155,13 @@ TEST_P(StridedTest, Rope) {
   }
 }
 
+TEST_P(StridedTest, Hadamard) {
+  const Pair x = random(3 * 48);
+  backend_->hadamard({heads(x.dense, 48), 16});
+  backend_->hadamard({heads(x.wide, 48), 16});
+  expect_equal(x);
+}
+
 TEST_P(StridedTest, GateInPlace) {
   const Pair gate = random(50);
   const Pair up = random(50);

@@ -2,6 +2,7 @@
 // tests. Each bound is derived, not tuned: a bound that fails means a wrong kernel.
 #pragma once
 
+#include <bit>
 #include <cmath>
 
 #include "core/dtype.h"
@@ -53,6 +54,12 @@ inline double soft_cap(double result) {
 // a cos - b sin: two products, a sum, and cos and sin of the same f32 angle to two units in the last place each.
 inline double rope(double a, double b) {
   return 7.0 * kUnit * (std::abs(a) + std::abs(b)) + 1e-37;
+}
+
+// Sums of sums, as many as it takes to double from 1 to `block`; a product with a factor that is a root's inverse.
+inline double hadamard(int block, double sum_of_magnitudes) {
+  return dot(std::bit_width(static_cast<unsigned>(block)) + 1,
+             sum_of_magnitudes / std::sqrt(static_cast<double>(block)));
 }
 
 // x / (1 + exp(-v)) * up. exp to 1 ulp (2 units) of an argument that carries up to 4 roundings of its own size (GELU's

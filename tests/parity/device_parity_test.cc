@@ -55,6 +55,7 @@ TEST_P(DeviceParity, StoresSpecialNumbers) {
 }
 
 constexpr format::WindowPolicy kKeepKeys{.sinks = 5, .keep = 64, .flush = 32};
+constexpr format::WindowPolicy kKeepKeys128{.sinks = 5, .keep = 64, .flush = 128};
 constexpr format::WindowPolicy kFlushValues{.sinks = 5, .keep = 40, .flush = 8};
 
 constexpr CacheCase kCases[] = {
@@ -84,6 +85,29 @@ constexpr CacheCase kCases[] = {
     {"kivi2:key-bits=16", 64, 1, 2},
     {"kivi4:value-bits=16:sinks=4", 128, 1, 1},
     {"kivi2", 128, 1, 1, kKeepKeys, kFlushValues},
+    // Codes of 3 bits, params in bytes.
+    {"kivi-s", 64, 2, 4},
+    {"kivi-s", 128, 1, 8},
+    {"kivi-s", 256, 1, 2},
+    {"kivi-m", 64, 1, 7},
+    {"kivi-m", 128, 5, 1},
+    {"kivi-m:group-size=32", 96, 1, 4},
+    {"kivi-l", 64, 5, 1},
+    {"kivi-l", 96, 1, 4},
+    {"kivi-l", 128, 2, 2},
+    {"kivi-l:group-size=64:residual=64", 256, 1, 1},
+    {"kivi-s:group-size=32:residual=32:sinks=20", 64, 1, 4},
+    {"kivi-s:group-size=64:residual=0", 128, 1, 1},
+    {"kivi-s:key-bits=8:value-bits=8", 128, 1, 1},
+    {"kivi-s:key-bits=2:value-bits=4", 64, 1, 1},
+    {"kivi-s:key-bits=16", 128, 1, 1},
+    {"kivi-l:value-bits=16", 64, 1, 2},
+    {"kivi2:key-bits=3:value-bits=3", 64, 3, 1},
+    {"kivi2:key-bits=3:value-bits=3", 128, 1, 4},
+    {"kivi2:key-bits=3:value-bits=3", 96, 1, 1},
+    {"kivi2:key-bits=3:value-bits=3:group-size=64:sinks=4", 256, 1, 2},
+    {"kivi-s:value-bits=3", 64, 1, 1, kKeepKeys128, kFlushValues},
+    {"kivi-s:value-bits=3:group-size=32", 128, 1, 1, kKeepKeys, kFlushValues},
     // Layers that slide: windows of one token, of less than R, of R, of no multiple of anything, never reached; capped.
     {"f16", 64, 1, 2, {}, {}, 1},
     {"f16:sinks=20", 96, 1, 4, {}, {}, 130},
@@ -103,6 +127,9 @@ constexpr CacheCase kCases[] = {
     {"kivi2:key-bits=16", 64, 1, 2, {}, {}, 99},
     {"kivi4:value-bits=16:sinks=4", 128, 1, 1, {}, {}, 99},
     {"kivi2", 128, 1, 1, kKeepKeys, kFlushValues, 70},
+    {"kivi-s", 128, 1, 4, {}, {}, 200},
+    {"kivi-m", 64, 1, 1, {}, {}, 45, 20.0F},
+    {"kivi-l", 64, 2, 1, {}, {}, 333},
 };
 
 std::string case_name(const testing::TestParamInfo<CacheCase>& info) {

@@ -9,19 +9,19 @@
 #include <vector>
 
 #include "backend/cuda/kernels/expand_page.h"
-#include "format/page_layout.h"
-#include "format/quantise.h"
+#include "format/group_params.h"
 
 namespace kivi::cuda {
 namespace {
 
 using format::PageLayout;
+using format::ParamFormat;
 
-constexpr int kBits[] = {2, 4, 8};
+constexpr int kBits[] = {2, 3, 4, 8};
 constexpr int kHeadDims[] = {32, 64, 96, 128, 160, 192, 224, 256};
 
-PageLayout layout_of(int head_dim, int bits, int group = 32) {
-  PageLayout layout{1, head_dim, bits, bits, group, group, format::CodeOrder::kFragment};
+PageLayout layout_of(int head_dim, int bits, int group = 32, ParamFormat params = ParamFormat::kHalf) {
+  PageLayout layout{1, head_dim, bits, bits, group, group, format::CodeOrder::kFragment, params};
   while (head_dim % layout.value_group != 0) layout.value_group /= 2;
   return layout;
 }
@@ -30,28 +30,43 @@ PageLayout layout_of(int head_dim, int bits, int group = 32) {
 template <typename Run>
 void with_bits(int bits, Run run) {
   if (bits == 2) run(std::integral_constant<int, 2>());
+  if (bits == 3) run(std::integral_constant<int, 3>());
   if (bits == 4) run(std::integral_constant<int, 4>());
   if (bits == 8) run(std::integral_constant<int, 8>());
+}
+
+// The word of a plane, counted from the first of that plane, and the code's place in it.
+format::CodePlace place_in(Plane plane, const format::CodePlaces& at, int head_dim, int bits) {
+  if (plane == Plane::kLow) return at.low;
+  return {at.high.word - words_of_tokens(format::kPageTokens, head_dim, bits, Plane::kLow), at.high.place};
+}
+
+void expect_stretches(int head_dim, int bits, Plane plane) {
+  SCOPED_TRACE(testing::Message() << "head_dim " << head_dim << " bits " << bits
+                                  << (plane == Plane::kHigh ? " high" : ""));
+  const PageLayout layout = layout_of(head_dim, bits);
+  const int stretch = exclusive_tokens(head_dim, bits);
+  const int n_words = words_of_tokens(stretch, head_dim, bits, plane);
+  bool shared = false;  // by the two halves of a stretch of 64
+  std::vector<int> owner(words_of_tokens(format::kPageTokens, head_dim, bits, plane), -1);
+  for (int token = 0; token < format::kPageTokens; ++token) {
+    for (int channel = 0; channel < head_dim; ++channel) {
+      const int64_t key = place_in(plane, layout.key_code(token, channel), head_dim, bits).word;
+      EXPECT_EQ(key / n_words, token / stretch);
+      EXPECT_EQ(place_in(plane, layout.value_code(token, channel), head_dim, bits).word / n_words, token / stretch);
+      int& half = owner[key];
+      shared |= half >= 0 && half != token / 32;
+      half = token / 32;
+    }
+  }
+  EXPECT_EQ(shared, stretch == 64);
 }
 
 TEST(FragmentWords, AWordBelongsToOneStretchOfTokens) {
   for (const int bits : kBits) {
     for (const int head_dim : kHeadDims) {
-      const PageLayout layout = layout_of(head_dim, bits);
-      const int stretch = exclusive_tokens(head_dim, bits);
-      const int n_words = words_of_tokens(stretch, head_dim, bits);
-      bool shared = false;  // by the two halves of a stretch of 64
-      std::vector<int> owner(words_of_tokens(format::kPageTokens, head_dim, bits), -1);
-      for (int token = 0; token < format::kPageTokens; ++token) {
-        for (int channel = 0; channel < head_dim; ++channel) {
-          EXPECT_EQ(layout.key_code(token, channel).low.word / n_words, token / stretch);
-          EXPECT_EQ(layout.value_code(token, channel).low.word / n_words, token / stretch);
-          int& half = owner[layout.key_code(token, channel).low.word];
-          shared |= half >= 0 && half != token / 32;
-          half = token / 32;
-        }
-      }
-      EXPECT_EQ(shared, stretch == 64) << "head_dim " << head_dim << " bits " << bits;
+      expect_stretches(head_dim, bits, Plane::kLow);
+      if (format::has_high_plane(bits)) expect_stretches(head_dim, bits, Plane::kHigh);
     }
   }
 }
@@ -68,7 +83,10 @@ void expect_words_write(int head_dim, int first, int end) {
     EXPECT_TRUE(token >= first && token < end);
     return codes[token * head_dim + channel];
   };
-  std::vector<uint32_t> keys(words_of_tokens(format::kPageTokens, head_dim, Bits));
+  const int n_low = words_of_tokens(format::kPageTokens, head_dim, Bits, Plane::kLow);
+  constexpr bool kTwoPlanes = format::has_high_plane(Bits);
+  const int n_high = kTwoPlanes ? words_of_tokens(format::kPageTokens, head_dim, Bits, Plane::kHigh) : 0;
+  std::vector<uint32_t> keys(n_low + n_high);
   for (uint32_t& word : keys) word = static_cast<uint32_t>(random());
   std::vector<uint32_t> values = keys;
   std::vector<uint32_t> wanted_keys = keys;
@@ -82,10 +100,16 @@ void expect_words_write(int head_dim, int first, int end) {
       set(wanted_values, layout.value_code(token, channel));
     }
   }
-  for (size_t word = 0; word < keys.size(); ++word) {
-    keys[word] = key_word<Bits>(static_cast<int>(word), head_dim, first, end, code_of).apply(keys[word]);
-    values[word] = value_word<Bits>(static_cast<int>(word), head_dim, first, end, code_of).apply(values[word]);
-  }
+  const auto write = [&]<Plane plane>(int first_word, int n_words) {
+    for (int word = 0; word < n_words; ++word) {
+      uint32_t& key = keys[first_word + word];
+      key = key_word<Bits, plane>(word, head_dim, first, end, code_of).apply(key);
+      uint32_t& value = values[first_word + word];
+      value = value_word<Bits, plane>(word, head_dim, first, end, code_of).apply(value);
+    }
+  };
+  write.template operator()<Plane::kLow>(0, n_low);
+  if constexpr (kTwoPlanes) write.template operator()<Plane::kHigh>(n_low, n_high);
   EXPECT_EQ(keys, wanted_keys);
   EXPECT_EQ(values, wanted_values);
 }
@@ -108,8 +132,9 @@ TEST(FragmentWords, WordsWriteTheirTokensAndNoOthers) {
 // / bits spans of 32, side by side in whole bytes that no other token has.
 TEST(FragmentWords, TheCodesOfAValueFillBytes) {
   for (const int head_dim : kHeadDims) {
-    for (const int bits : kBits) {
-      const PageLayout layout = layout_of(head_dim, bits);
+    for (const int width : kBits) {
+      const int bits = format::low_bits(width);
+      const PageLayout layout = layout_of(head_dim, width);
       const int run_spans = std::min(8 / bits, head_dim / 32);
       if (head_dim % (32 * run_spans) != 0 || 2 * run_spans * bits % 8 != 0) continue;
       std::map<int64_t, int> token_of_byte;
@@ -131,6 +156,31 @@ TEST(FragmentWords, TheCodesOfAValueFillBytes) {
   }
 }
 
+// And the high bits of the same codes, in 128 channels: rows r and r + 8 are neighbouring bytes that no other token
+// has. In 64 channels every other bit of these, and the next ones are those of the token four further on.
+TEST(FragmentWords, TheHighBitsOfAValueFillBytesOrEveryOtherBit) {
+  for (const int head_dim : {64, 128, 256}) {
+    const PageLayout layout = layout_of(head_dim, 3);
+    for (int token = 0; token < format::kPageTokens; ++token) {
+      for (int channel = 0; channel < head_dim; ++channel) {
+        const int run = std::min(head_dim, 128);
+        if (channel % run / 32 != 0 || channel % 4 != 0) continue;  // the first of a run
+        const format::CodePlace first = layout.value_code(token, channel).high;
+        const int shift = head_dim == 64 ? token % 8 / 4 : 0;
+        EXPECT_EQ(first.place % 16, shift);
+        uint32_t mask = 0;
+        for (int i = 0; i < run / 8; ++i) {
+          const format::CodePlace place = layout.value_code(token, channel + i / 4 * 32 + i % 4).high;
+          EXPECT_EQ(place.word, first.word);
+          EXPECT_EQ(place.place - first.place, 8 * (i % 2) + format::high_bit_in_byte(i / 2));
+          mask |= 1U << (place.place % 16);
+        }
+        EXPECT_EQ(mask, head_dim == 64 ? 0x5555U << shift : 0xFFFFU);
+      }
+    }
+  }
+}
+
 // ---- Expanding half a page ----
 
 void copy(const Strip& strip, const std::byte* block, std::byte* staged) {
@@ -138,67 +188,68 @@ void copy(const Strip& strip, const std::byte* block, std::byte* staged) {
   std::copy_n(block + strip.from, strip.bytes, staged + strip.to);
 }
 
-float half_at(const std::vector<std::byte>& block, int64_t base, int64_t index) {
-  return to_float(reinterpret_cast<const Half*>(block.data() + base)[index]);
-}
-
 template <typename T>
 T rounded(float x) {
   if constexpr (std::is_same_v<T, Half>) {
-    return to_half(x);
+    return to_half(std::min(x, kHalfMax));
   } else {
     return to_bfloat16(x);
   }
 }
 
-template <typename T, int kHeadDim, int Bits>
+template <typename T, int kHeadDim, int Bits, ParamFormat kParams>
 void expect_expanded(const PageLayout& layout, bool keys, int half, int n_tokens) {
   SCOPED_TRACE(testing::Message() << "head_dim " << kHeadDim << " bits " << Bits << " group " << layout.key_group
+                                  << (kParams == ParamFormat::kByte ? " params in bytes" : "")
                                   << (keys ? " keys" : " values") << " half " << half << " tokens " << n_tokens);
   constexpr int kPitch = kHeadDim + 8;
   std::mt19937 random(n_tokens);
   std::vector<std::byte> block(layout.block_bytes());
-  for (auto* half_word = reinterpret_cast<Half*>(block.data());
-       half_word < reinterpret_cast<Half*>(block.data() + block.size()); ++half_word) {
-    half_word->bits = static_cast<uint16_t>(random() & 0xBFFF);  // also a scale or a zero: below 2, no NaN
-  }
+  for (std::byte& byte : block) byte = static_cast<std::byte>(random());
+  const auto tame = [&](int64_t begin, int64_t end) {  // params: below 2 as halves, finite as scales of bytes
+    constexpr uint16_t kMask = kParams == ParamFormat::kHalf ? 0xBFFF : 0xBFBF;
+    for (int64_t at = begin; at < end; at += 2) reinterpret_cast<Half*>(block.data() + at)->bits &= kMask;
+  };
+  tame(layout.key_scales(), layout.value_codes());
+  tame(layout.value_scales(), layout.block_bytes());
   const HalfPage parts = keys ? key_half_page(layout, half) : value_half_page(layout, half);
   std::vector<std::byte> staged(parts.bytes());
-  for (const Strip& strip : {parts.codes, parts.scales, parts.zeros}) copy(strip, block.data(), staged.data());
+  for (const Strip& strip : parts.strips) copy(strip, block.data(), staged.data());
   std::vector<T> rows(kHalfPage * kPitch, T{0xEEEE});
   std::vector<T> wanted = rows;
   for (int item = 0; item < expand_items(kHeadDim); ++item) {
     if (keys) {
-      expand_keys<T, kHeadDim, Bits>(item, staged.data(), parts, layout.key_group, n_tokens, rows.data(), kPitch);
+      expand_keys<T, kHeadDim, Bits, kParams>(item, staged.data(), parts, layout.key_group, n_tokens, rows.data(),
+                                              kPitch);
     } else {
-      expand_values<T, kHeadDim, Bits>(item, staged.data(), parts, layout.value_group, n_tokens, rows.data(), kPitch);
+      expand_values<T, kHeadDim, Bits, kParams>(item, staged.data(), parts, layout.value_group, n_tokens, rows.data(),
+                                                kPitch);
     }
   }
   for (int i = 0; i < n_tokens; ++i) {
     const int token = half * kHalfPage + i;
     for (int channel = 0; channel < kHeadDim; ++channel) {
       const format::CodePlaces at = keys ? layout.key_code(token, channel) : layout.value_code(token, channel);
-      const int64_t param = keys ? layout.key_param(token, channel) : layout.value_param(token, channel);
       const auto* words =
           reinterpret_cast<const uint32_t*>(block.data() + (keys ? layout.key_codes() : layout.value_codes()));
-      const float x = format::dequantise(format::read_code(words, at, Bits),
-                                         half_at(block, keys ? layout.key_scales() : layout.value_scales(), param),
-                                         half_at(block, keys ? layout.key_zeros() : layout.value_zeros(), param));
+      const format::GroupLine line = keys ? format::key_line(layout, block.data(), token, channel)
+                                          : format::value_line(layout, block.data(), token, channel);
+      const float x = format::dequantise(format::read_code(words, at, Bits), line.scale, line.zero);
       wanted[i * kPitch + channel] = rounded<T>(x);
     }
   }
   EXPECT_TRUE(rows == wanted);
 }
 
-template <typename T, int kHeadDim, int Bits>
+template <typename T, int kHeadDim, int Bits, ParamFormat kParams>
 void expect_all_expanded() {
   for (const int group : {32, 64, 128}) {
-    const PageLayout layout = layout_of(kHeadDim, Bits, group);
+    const PageLayout layout = layout_of(kHeadDim, Bits, group, kParams);
     for (const bool keys : {true, false}) {
-      expect_expanded<T, kHeadDim, Bits>(layout, keys, 0, 64);
-      expect_expanded<T, kHeadDim, Bits>(layout, keys, 1, 64);
-      expect_expanded<T, kHeadDim, Bits>(layout, keys, 1, 32);
-      expect_expanded<T, kHeadDim, Bits>(layout, keys, 0, 19);
+      expect_expanded<T, kHeadDim, Bits, kParams>(layout, keys, 0, 64);
+      expect_expanded<T, kHeadDim, Bits, kParams>(layout, keys, 1, 64);
+      expect_expanded<T, kHeadDim, Bits, kParams>(layout, keys, 1, 32);
+      expect_expanded<T, kHeadDim, Bits, kParams>(layout, keys, 0, 19);
     }
   }
 }
@@ -207,11 +258,15 @@ TEST(ExpandPage, HalvesOfPagesBecomeRows) {
   for (const int bits : kBits) {
     with_bits(bits, [](auto constant) {
       constexpr int kWidth = decltype(constant)::value;
-      expect_all_expanded<Half, 64, kWidth>();
-      expect_all_expanded<Half, 96, kWidth>();
-      expect_all_expanded<Half, 128, kWidth>();
-      expect_all_expanded<Half, 256, kWidth>();
-      expect_all_expanded<BFloat16, 128, kWidth>();
+      expect_all_expanded<Half, 64, kWidth, ParamFormat::kHalf>();
+      expect_all_expanded<Half, 96, kWidth, ParamFormat::kHalf>();
+      expect_all_expanded<Half, 128, kWidth, ParamFormat::kHalf>();
+      expect_all_expanded<Half, 256, kWidth, ParamFormat::kHalf>();
+      expect_all_expanded<BFloat16, 128, kWidth, ParamFormat::kHalf>();
+      expect_all_expanded<Half, 64, kWidth, ParamFormat::kByte>();
+      expect_all_expanded<Half, 96, kWidth, ParamFormat::kByte>();
+      expect_all_expanded<BFloat16, 128, kWidth, ParamFormat::kByte>();
+      expect_all_expanded<Half, 256, kWidth, ParamFormat::kByte>();
     });
   }
 }

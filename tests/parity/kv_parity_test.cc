@@ -193,7 +193,8 @@ std::vector<Algorithm1> make_listing(const Case& which) {
                                             .key_group = layout.key_group,
                                             .value_group = layout.value_group,
                                             .key_policy = config.key_policy(),
-                                            .value_policy = config.value_policy()};
+                                            .value_policy = config.value_policy(),
+                                            .params = layout.params};
   return std::vector<Algorithm1>(2 * which.n_kv_heads, Algorithm1(listing));
 }
 
@@ -344,6 +345,14 @@ constexpr Case kCases[] = {
     {"kivi2:key-bits=8:value-bits=4:group-size=16", 80, 1, 3},
     {"kivi2:key-bits=16", 64, 1, 2},
     {"kivi2:value-bits=16:sinks=3", 64, 1, 2},
+    {"kivi2:key-bits=3:value-bits=3", 96, 1, 2},
+    {"kivi-s", 64, 2, 4},
+    {"kivi-m", 128, 1, 8},
+    {"kivi-l", 256, 1, 2},
+    {"kivi-l:group-size=32:residual=32", 96, 2, 1},
+    {"kivi-s:key-bits=8:value-bits=8:group-size=64", 64, 1, 1},
+    {"kivi-s:key-bits=16", 64, 1, 2},
+    {"kivi-s:value-bits=16", 64, 1, 2},
     // Windows of one token, of less than R, of R, of no multiple of anything, longer than every sequence; scores
     // capped.
     {"f16", 64, 1, 2, 1},
@@ -362,6 +371,8 @@ constexpr Case kCases[] = {
     {"kivi2:residual=0", 64, 1, 1, 257},
     {"kivi2:key-bits=16:sinks=3", 64, 1, 2, 100},
     {"kivi4:value-bits=16", 64, 1, 2, 100},
+    {"kivi-s", 128, 1, 4, 200},
+    {"kivi-l", 64, 2, 2, 33},
 };
 
 std::string case_name(const testing::TestParamInfo<std::tuple<std::string, Case>>& info) {

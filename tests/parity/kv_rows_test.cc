@@ -68,7 +68,13 @@ class KvRows : public testing::TestWithParam<std::tuple<std::string, std::string
     Rows rows(*backend_, names, stacked);
     const format::KvBatchView view = cache.view(0, n_sequences);
     backend_->plan_attend({seq_begin, view, std::ssize(names), kHeads});
-    backend_->attend({rows.q, rows.keys, rows.values, seq_begin, view, 0.125F, rows.out});
+    backend_->attend({.q = rows.q,
+                      .new_keys = rows.keys,
+                      .new_values = rows.values,
+                      .seq_begin = seq_begin,
+                      .cache = view,
+                      .softmax_scale = 0.125F,
+                      .out = rows.out});
     backend_->store_kv({rows.keys, rows.values, seq_begin, view});
     return rows;
   }
@@ -152,7 +158,8 @@ std::string case_name(const testing::TestParamInfo<std::tuple<std::string, std::
 
 INSTANTIATE_TEST_SUITE_P(HostDevices, KvRows,
                          testing::Combine(testing::ValuesIn(host_devices()),
-                                          testing::Values("f16", "kivi2:residual=32", "kivi4:sinks=4")),
+                                          testing::Values("f16", "kivi2:residual=32", "kivi4:sinks=4", "kivi-s",
+                                                          "kivi-l")),
                          case_name);
 
 }  // namespace

@@ -235,7 +235,7 @@ const Kernel& find_kernel(const AttendArgs& args) {
   }
   fail(ErrorCode::kUnsupported,
        "attention with q {}, window {}, head_dim {}, keys of {} bits in groups of {}, values of {} in {}: the GPU has "
-       "f16 or bf16 for both, head_dim 64, 96, 128 and 256, 2, 4, 8 or 16 bits, groups of 32, 64 and 128",
+       "f16 or bf16 for both, head_dim 64, 96, 128 and 256, 2, 3, 4, 8 or 16 bits, groups of 32, 64 and 128",
        name(args.q.dtype), name(args.cache.window_dtype), layout.head_dim, layout.key_bits, layout.key_group,
        layout.value_bits, layout.value_group);
 }
@@ -273,14 +273,20 @@ void require_consistent(const AttendArgs& args) {
 
 SideTiles key_tiles(const AttendArgs& args) {
   const PageLayout& layout = args.cache.layout;
-  SideTiles tiles{rows_view(args.new_keys), layout.key_bits, layout.key_group, args.cache.key_policy.sinks, {}};
+  SideTiles tiles{
+      rows_view(args.new_keys), layout.key_bits, layout.params, layout.key_group, args.cache.key_policy.sinks, {}};
   for (int half = 0; layout.key_bits != 0 && half < 2; ++half) tiles.halves[half] = key_half_page(layout, half);
   return tiles;
 }
 
 SideTiles value_tiles(const AttendArgs& args) {
   const PageLayout& layout = args.cache.layout;
-  SideTiles tiles{rows_view(args.new_values), layout.value_bits, layout.value_group, args.cache.value_policy.sinks, {}};
+  SideTiles tiles{rows_view(args.new_values),
+                  layout.value_bits,
+                  layout.params,
+                  layout.value_group,
+                  args.cache.value_policy.sinks,
+                  {}};
   for (int half = 0; layout.value_bits != 0 && half < 2; ++half) tiles.halves[half] = value_half_page(layout, half);
   return tiles;
 }

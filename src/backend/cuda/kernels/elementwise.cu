@@ -396,7 +396,7 @@ void rope(const RopeArgs& args, cudaStream_t stream) {
 void hadamard(const HadamardArgs& args, cudaStream_t stream) {
   require_extent("hadamard: rank of x", args.x.rank, 3);
   require_hadamard_block(args.block, args.x.shape[2]);
-  if (!are_words(8, {args.x})) fail(ErrorCode::kInternal, "hadamard: rows must begin at multiples of 8 bytes");
+  if (!are_words(4, {args.x})) fail(ErrorCode::kInternal, "hadamard: rows must begin at multiples of 8 bytes");
   const auto n_channels = static_cast<int>(args.x.shape[1] * args.x.shape[2]);
   if (args.x.shape[0] == 0 || n_channels == 0) return;
   const dim3 grid(static_cast<unsigned>(args.x.shape[0]),

@@ -9,6 +9,8 @@
 
 namespace kivi::cuda {
 
+using format::ParamFormat;
+
 inline constexpr int kTileTokens = kHalfPage;
 
 // Rows of shared memory are 16 bytes longer than head_dim numbers: eight rows then lie in different banks.
@@ -29,6 +31,7 @@ __device__ void copy_strip(const Strip& strip, const std::byte* block, std::byte
 struct SideTiles {
   RowsView new_rows;
   int bits;
+  ParamFormat params;
   int group;
   int sinks;
   HalfPage halves[2];
@@ -65,9 +68,8 @@ class TileLoader {
     if (n_packed > 0) {
       const HalfPage& half = half_page(first);
       const std::byte* block = timeline_.block(first - tiles_.sinks);
-      copy_strip<kThreads>(half.codes, block, staged);
-      copy_strip<kThreads>(half.scales, block, staged);
-      copy_strip<kThreads>(half.zeros, block, staged);
+#pragma unroll 1
+      for (const Strip& strip : half.strips) copy_strip<kThreads>(strip, block, staged);
     }
     cp_async_commit();
   }
@@ -76,13 +78,10 @@ class TileLoader {
   __device__ void finish(int first, T* tile, const std::byte* staged) const {
     const int n_packed = packed_tokens(first);
     if (n_packed == 0) return;
-    const HalfPage& half = half_page(first);
-    if (tiles_.bits == 2) {
-      expand<2>(n_packed, half, tile, staged);
-    } else if (tiles_.bits == 4) {
-      expand<4>(n_packed, half, tile, staged);
+    if (tiles_.params == ParamFormat::kHalf) {
+      expand<ParamFormat::kHalf>(n_packed, half_page(first), tile, staged);
     } else {
-      expand<8>(n_packed, half, tile, staged);
+      expand<ParamFormat::kByte>(n_packed, half_page(first), tile, staged);
     }
     __syncthreads();
   }
@@ -126,14 +125,27 @@ class TileLoader {
     }
   }
 
-  template <int Bits>
+  template <ParamFormat kParams>
+  __device__ void expand(int n_packed, const HalfPage& half, T* tile, const std::byte* staged) const {
+    switch (tiles_.bits) {
+      case 2:
+        return expand<2, kParams>(n_packed, half, tile, staged);
+      case 3:
+        return expand<3, kParams>(n_packed, half, tile, staged);
+      case 4:
+        return expand<4, kParams>(n_packed, half, tile, staged);
+      default:
+        return expand<8, kParams>(n_packed, half, tile, staged);
+    }
+  }
+  template <int Bits, ParamFormat kParams>
   __device__ void expand(int n_packed, const HalfPage& half, T* tile, const std::byte* staged) const {
 #pragma unroll 1
     for (int item = static_cast<int>(threadIdx.x); item < expand_items(kHeadDim); item += kThreads) {
       if (side_ == Side::kKeys) {
-        expand_keys<T, kHeadDim, Bits>(item, staged, half, tiles_.group, n_packed, tile, kPitch);
+        expand_keys<T, kHeadDim, Bits, kParams>(item, staged, half, tiles_.group, n_packed, tile, kPitch);
       } else {
-        expand_values<T, kHeadDim, Bits>(item, staged, half, tiles_.group, n_packed, tile, kPitch);
+        expand_values<T, kHeadDim, Bits, kParams>(item, staged, half, tiles_.group, n_packed, tile, kPitch);
       }
     }
   }

@@ -61,7 +61,7 @@ __device__ void keep(const StorePart& part, const KeptTokens& tokens) {
 // ---- Sequences of many new tokens ----
 
 // What an edge block stores.
-template <typename T>
+template <typename C>
 __device__ void store_edge(const StorePart& part) {
   const WindowPolicy& policy = part.side().policy;
   const int n_past = part.sequence.n_past;
@@ -70,12 +70,12 @@ __device__ void store_edge(const StorePart& part) {
   if (policy.keeps_all()) return;  // bulk blocks copy
   TokenRange packed = packed_range(policy, n_past, n_after);
   packed.end = min(packed.end, round_up(max(n_past - policy.sinks, 0), part.side().unit));
-  pack<T>(part, packed);
+  pack<C>(part, packed);
   keep(part, {policy, n_past, n_after});
 }
 
 // What a bulk block stores of the part's sequence: of rows begin .. end - 1 of the step.
-template <typename T>
+template <typename C>
 __device__ void store_bulk(const StorePart& part, int begin, int end) {
   const WindowPolicy& policy = part.side().policy;
   const int n_past = part.sequence.n_past;
@@ -91,7 +91,7 @@ __device__ void store_bulk(const StorePart& part, int begin, int end) {
   const int unit = part.side().unit;
   const TokenRange packed = packed_range(policy, n_past, n_after);
   const int first = max(u_0 + begin, max(n_past - policy.sinks, packed.begin));
-  pack<T>(part, {round_up(max(first, 0), unit), min(round_up(max(u_0 + end, 0), unit), packed.end)});
+  pack<C>(part, {round_up(max(first, 0), unit), min(round_up(max(u_0 + end, 0), unit), packed.end)});
 }
 
 // ---- Sequences of one new token ----
@@ -147,7 +147,7 @@ struct FlushList {
   }
 };
 
-template <typename T>
+template <typename C>
 __device__ void flush_keys(const StoreProblem& problem, int block) {
   __shared__ FlushList list;
   const StoreSide& keys = problem.keys;
@@ -164,18 +164,18 @@ __device__ void flush_keys(const StoreProblem& problem, int block) {
                            sequence_rows(problem.cache, problem.seq_begin, b)};
       const TokenRange leaving = packed_range(keys.policy, part.sequence.n_past, part.sequence.n_past + 1);
       const int begin = leaving.end - flush + i % n_parts * (flush / n_parts);
-      pack<T>(part, {max(begin, leaving.begin), begin + flush / n_parts});
+      pack<C>(part, {max(begin, leaving.begin), begin + flush / n_parts});
     }
   }
 }
 
-template <typename T>
+template <typename C>
 __global__ __launch_bounds__(kStoreThreads, 8) void store_kv_kernel(const __grid_constant__ StoreProblem problem) {
   auto x = static_cast<int>(blockIdx.x);
-  if (x < problem.flush_blocks) return flush_keys<T>(problem, x);
+  if (x < problem.flush_blocks) return flush_keys<C>(problem, x);
   x -= problem.flush_blocks;
   if (x < problem.token_blocks) {
-    return store_tokens<T>(problem, x * kStoreWarps + static_cast<int>(threadIdx.x) / 32);
+    return store_tokens<C>(problem, x * kStoreWarps + static_cast<int>(threadIdx.x) / 32);
   }
   x -= problem.token_blocks;
   const int n_heads = problem.cache.layout.n_kv_heads;
@@ -190,7 +190,7 @@ __global__ __launch_bounds__(kStoreThreads, 8) void store_kv_kernel(const __grid
     part.head = x % blocks_per_sequence * heads;
     part.n_heads = min(heads, n_heads - part.head);
     part.sequence = sequence_rows(problem.cache, problem.seq_begin, x / blocks_per_sequence);
-    return store_edge<T>(part);
+    return store_edge<C>(part);
   }
   x -= 2 * problem.edge_blocks;
   part.head = x % n_heads;
@@ -199,7 +199,7 @@ __global__ __launch_bounds__(kStoreThreads, 8) void store_kv_kernel(const __grid
   int b = last_at_most(problem.n_sequences, begin, [&](int i) { return problem.seq_begin[i]; });
   for (; b < problem.n_sequences && problem.seq_begin[b] < begin + kBulkRows; ++b) {
     part.sequence = sequence_rows(problem.cache, problem.seq_begin, b);
-    if (part.sequence.n_new > 0) store_bulk<T>(part, begin, begin + kBulkRows);
+    if (part.sequence.n_new > 0) store_bulk<C>(part, begin, begin + kBulkRows);
   }
 }
 
@@ -207,7 +207,7 @@ __global__ __launch_bounds__(kStoreThreads, 8) void store_kv_kernel(const __grid
 
 void require_supported_side(const char* name, int bits, int group, const WindowPolicy& policy) {
   if (bits != 0 && !format::is_packed_width(bits)) {
-    fail(ErrorCode::kUnsupported, "{} of {} bits: the GPU stores 2, 4, 8 or 16 bits", name, bits);
+    fail(ErrorCode::kUnsupported, "{} of {} bits: the GPU stores 2, 3, 4, 8 or 16 bits", name, bits);
   }
   if (bits != 0 && group != 32 && group != 64 && group != 128) {
     fail(ErrorCode::kUnsupported, "{} in groups of {}: the GPU packs groups of 32, 64 or 128", name, group);
@@ -276,8 +276,10 @@ StoreSide key_side(const StoreKvArgs& args) {
           .group = layout.key_group,
           .unit = std::max(exclusive, layout.key_group),
           .codes = static_cast<int>(layout.key_codes()),
+          .high_plane = static_cast<int>(layout.key_high_plane()),
           .scales = static_cast<int>(layout.key_scales()),
-          .zeros = static_cast<int>(layout.key_zeros())};
+          .zeros = static_cast<int>(layout.key_zeros()),
+          .zero_units = static_cast<int>(layout.key_zero_units())};
 }
 
 StoreSide value_side(const StoreKvArgs& args) {
@@ -288,8 +290,18 @@ StoreSide value_side(const StoreKvArgs& args) {
           .group = layout.value_group,
           .unit = layout.value_bits == 0 ? 1 : exclusive_tokens(layout.head_dim, layout.value_bits),
           .codes = static_cast<int>(layout.value_codes()),
+          .high_plane = static_cast<int>(layout.value_high_plane()),
           .scales = static_cast<int>(layout.value_scales()),
-          .zeros = static_cast<int>(layout.value_zeros())};
+          .zeros = static_cast<int>(layout.value_zeros()),
+          .zero_units = 0};
+}
+
+template <typename T>
+auto kernel_of(const PageLayout& layout) {
+  const bool high_plane = format::has_high_plane(layout.key_bits) || format::has_high_plane(layout.value_bits);
+  if (layout.params == ParamFormat::kByte) return store_kv_kernel<StoreConfig<T, ParamFormat::kByte, true>>;
+  return high_plane ? store_kv_kernel<StoreConfig<T, ParamFormat::kHalf, true>>
+                    : store_kv_kernel<StoreConfig<T, ParamFormat::kHalf, false>>;
 }
 
 }  // namespace
@@ -324,8 +336,8 @@ void store_kv(const StoreKvArgs& args, cudaStream_t stream) {
   }
   const auto n_blocks =
       static_cast<unsigned>(problem.flush_blocks + problem.token_blocks + 2 * problem.edge_blocks + bulk_blocks);
-  const auto kernel = args.cache.window_dtype == DType::kF16 ? store_kv_kernel<Half> : store_kv_kernel<BFloat16>;
-  launch("store_kv", kernel, n_blocks, kStoreThreads, pack_bytes(layout.head_dim), stream, problem);
+  const auto kernel = args.cache.window_dtype == DType::kF16 ? kernel_of<Half>(layout) : kernel_of<BFloat16>(layout);
+  launch("store_kv", kernel, n_blocks, kStoreThreads, pack_bytes(layout), stream, problem);
 }
 
 }  // namespace kivi::cuda

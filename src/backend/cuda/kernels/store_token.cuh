@@ -5,7 +5,7 @@
 // A warp has four KV heads (or two of 256 channels), eight lanes for each 128 channels. Lane r of them has the channels
 // 4r .. 4r + 3 of every 32, which are, in fragment order, rows r and r + 8 of the tiles (format/fragment_order.h,
 // kRows): of a token, whole half words, or bytes where 64 channels of 2 bits do not fill these. So it writes codes
-// without reading what lies beside them.
+// without reading what lies beside them; but the high bits of 64 channels share bytes with those of another token.
 #pragma once
 
 #include "backend/cuda/kernels/pack_tile.cuh"
@@ -49,44 +49,64 @@ struct RowPart {
   }
 };
 
+// The high bits of a lane's codes of a part of a row: of head_dim 128 and more two bytes that no other token has, of 64
+// channels every other bit of them.
+template <int kSpans>
+struct HighBits {
+  static constexpr uint32_t kMask = kSpans == 2 ? 0x5555 : 0xFFFF;
+  uint32_t bits = 0;
+
+  __device__ void add(int s, int i, uint32_t high) {
+    bits |= high << (8 * (i % 2) + format::high_bit_in_byte(2 * s + i / 2));
+  }
+  __device__ void store(std::byte* plane, const format::CodePlace& first) const {
+    auto* to = reinterpret_cast<uint16_t*>(plane) + 2 * first.word + first.place / 16;
+    const int shift = first.place % 16;
+    const uint32_t kept = kMask == 0xFFFF ? 0 : *to & ~(kMask << shift);
+    *to = static_cast<uint16_t>(kept | bits << shift);
+  }
+};
+
 // Packs a part of a row of values into its block. All lanes of a warp; those that are not `valid` write nothing.
-template <typename T, int kSpans>
+template <typename C, bool kHigh, int kSpans>
 __device__ void pack_value(const StoreProblem& problem, const RowPart<kSpans>& row, std::byte* block, int token,
                            int channel, bool valid) {
+  using T = typename C::Number;
   const StoreSide& side = problem.values;
   const format::PageLayout& layout = problem.cache.layout;
   const int spans_per_group = side.group / 32;
-  format::GroupRange ranges[kSpans];
+  ValueStatistic<C::kParams> statistics[kSpans];
 #pragma unroll
   for (int s = 0; s < kSpans; ++s) {
+    set_statistic(statistics[s], {row.template number<T>(s, 0), row.template number<T>(s, 1),
+                                  row.template number<T>(s, 2), row.template number<T>(s, 3)});
 #pragma unroll
-    for (int i = 0; i < 4; ++i) add(ranges[s], row.template number<T>(s, i));
-#pragma unroll
-    for (int distance = 1; distance < kTokenLanes; distance *= 2) ranges[s] = merge(ranges[s], distance);
+    for (int distance = 1; distance < kTokenLanes; distance *= 2) statistics[s] = merge(statistics[s], distance);
   }
 #pragma unroll
   for (int width = 1; width < kSpans; width *= 2) {
     if (width >= spans_per_group) break;
 #pragma unroll
     for (int s = 0; s < kSpans; s += 2 * width) {
-      const format::GroupRange both = {fminf(ranges[s].min, ranges[s + width].min),
-                                       fmaxf(ranges[s].max, ranges[s + width].max)};
+      const ValueStatistic<C::kParams> both = join(statistics[s], statistics[s + width]);
 #pragma unroll
-      for (int i = 0; i < 2 * width; ++i) ranges[s + i] = both;
+      for (int i = 0; i < 2 * width; ++i) statistics[s + i] = both;
     }
   }
-  const int spans_per_run = min(8 / side.bits, kSpans);  // of codes side by side
-  uint32_t codes[2] = {};                                // of rows r and r + 8
+  const int bits = kHigh ? 2 : side.bits;
+  const int spans_per_run = min(8 / bits, kSpans);  // of codes side by side
+  uint32_t codes[2] = {};                           // of rows r and r + 8
+  HighBits<kSpans> high;
 #pragma unroll
   for (int s = 0; s < kSpans; ++s) {
-    const format::GroupParams params = format::group_params(ranges[s], side.bits);
-    const float scale = to_float(params.scale);
-    const float zero = to_float(params.zero);
+    const auto params = value_params(statistics[s], side);
+    const format::GroupLine line = line_of_value(params, side.bits);
     const int in_run = s & (spans_per_run - 1);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      codes[i % 2] |= format::quantise(row.template number<T>(s, i), scale, zero, side.bits)
-                      << side.bits * (2 * in_run + i / 2);
+      const uint32_t code = format::quantise(row.template number<T>(s, i), line.scale, line.zero, side.bits);
+      codes[i % 2] |= (kHigh ? code & format::max_code(bits) : code) << bits * (2 * in_run + i / 2);
+      if (kHigh) high.add(s, i, code >> bits);
     }
     if (valid && channel % 32 == 0 && (s & (spans_per_group - 1)) == 0) {
       store_params(side, block, layout.value_param(token, channel + 32 * s), params);
@@ -95,21 +115,22 @@ __device__ void pack_value(const StoreProblem& problem, const RowPart<kSpans>& r
 #pragma unroll
     for (int row_half = 0; row_half < 2; ++row_half) {
       const format::CodePlace place = layout.value_code(token, channel + 32 * (s - in_run) + row_half).low;
-      std::byte* to = block + side.codes + 4 * place.word + side.bits * place.place / 8;
+      std::byte* to = block + side.codes + 4 * place.word + bits * place.place / 8;
       const uint32_t run = codes[row_half];
       codes[row_half] = 0;
       if (!valid) continue;
-      if (2 * spans_per_run * side.bits == 16) {
+      if (2 * spans_per_run * bits == 16) {
         *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(run);
       } else {
         *reinterpret_cast<uint8_t*>(to) = static_cast<uint8_t>(run);
       }
     }
   }
+  if (kHigh && valid) high.store(block + side.codes, layout.value_code(token, channel).high);
 }
 
 // Parts first_part .. first_part + 3 of the rows of a sequence with one new token. A warp.
-template <typename T, int kSpans>
+template <typename C, int kSpans>
 __device__ void store_token(const StoreProblem& problem, const SequenceRows& sequence, int first_part) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int n_parts = parts_of_token(problem.cache.layout);
@@ -132,13 +153,18 @@ __device__ void store_token(const StoreProblem& problem, const SequenceRows& seq
   const auto keeps = [&](const StoreSide& side) { return KeptTokens(side.policy, token, token + 1).size() > 0; };
   if (valid && keeps(problem.keys)) key.store(keys.window_row(token), channel);
   if (valid && keeps(problem.values)) value.store(values.window_row(token), channel);
-  if (packed.size() > 0) {
-    pack_value<T, kSpans>(problem, old, values.block(packed.begin), packed.begin % format::kPageTokens, channel, valid);
+  if (packed.size() == 0) return;
+  std::byte* block = values.block(packed.begin);
+  const int to = packed.begin % format::kPageTokens;
+  if (C::kHighPlane && format::has_high_plane(problem.values.bits)) {
+    pack_value<C, C::kHighPlane>(problem, old, block, to, channel, valid);
+  } else {
+    pack_value<C, false>(problem, old, block, to, channel, valid);
   }
 }
 
 // Warp `warp` of all that the step has.
-template <typename T>
+template <typename C>
 __device__ void store_tokens(const StoreProblem& problem, int warp) {
   const int warps_per_sequence = (parts_of_token(problem.cache.layout) + kTokenParts - 1) / kTokenParts;
   const int b = warp / warps_per_sequence;
@@ -147,9 +173,9 @@ __device__ void store_tokens(const StoreProblem& problem, int warp) {
   if (sequence.n_new != 1) return;
   const int first_part = (warp - b * warps_per_sequence) * kTokenParts;
   if (problem.cache.layout.head_dim == 64) {
-    store_token<T, 2>(problem, sequence, first_part);
+    store_token<C, 2>(problem, sequence, first_part);
   } else {
-    store_token<T, 4>(problem, sequence, first_part);
+    store_token<C, 4>(problem, sequence, first_part);
   }
 }
 
