@@ -277,7 +277,8 @@ TEST(ExpandPage, CodesBecomeFloatsExactly) {
 
 // The largest number of a group can round up to beyond binary16.
 TEST(ExpandPage, NothingBecomesInfinite) {
-  EXPECT_EQ(pack_stored<Half>(65536.0F, -65504.0F), 0xFBFF7BFFU);
+  EXPECT_EQ((pack_stored<Half, ParamFormat::kHalf>(65536.0F, -65504.0F)), 0xFBFF7BFFU);
+  EXPECT_EQ((pack_stored<Half, ParamFormat::kByte>(65536.0F, -92160.0F)), 0xFBFF7BFFU);
 }
 
 }  // namespace

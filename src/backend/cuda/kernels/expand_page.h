@@ -76,11 +76,15 @@ constexpr HalfPage value_half_page(const format::PageLayout& layout, int half) {
   return out;
 }
 
-// A pair of stored numbers as T; finite ones that binary16 cannot hold become its largest. (Not its least: a zero is in
-// its range, and codes and scales are positive.)
-template <typename T>
+// A pair of stored numbers as T; finite ones that binary16 cannot hold become its largest, or its least. (Not the
+// latter with params in binary16: then a zero is in its range, and codes and scales are positive.)
+template <typename T, format::ParamFormat kParams>
 KIVI_HD uint32_t pack_stored(float low, float high) {
   constexpr float kMost = std::is_same_v<T, Half> ? kHalfMax : std::numeric_limits<float>::max();
+  if constexpr (kParams == format::ParamFormat::kByte) {
+    low = low > -kMost ? low : -kMost;
+    high = high > -kMost ? high : -kMost;
+  }
   return pack_pair<T>(low < kMost ? low : kMost, high < kMost ? high : kMost);
 }
 
@@ -196,7 +200,7 @@ KIVI_HD void expand_keys(int item, const std::byte* staged, const HalfPage& half
         const format::GroupLine line = lines.key(2 * i + odd);
         x[odd] = codes.code(i / 2, below + 2 * (i % 2), odd) * line.scale + line.zero;
       }
-      pairs.x[i] = pack_stored<T>(x[0], x[1]);
+      pairs.x[i] = pack_stored<T, kParams>(x[0], x[1]);
     }
     *reinterpret_cast<Pack<uint32_t, 4>*>(rows + token * pitch + channel) = pairs;
   }
@@ -224,8 +228,8 @@ KIVI_HD void expand_values(int item, const std::byte* staged, const HalfPage& ha
     for (int k = 0; k < 4; ++k) {  // channels: fragment k / 2, half k % 2 of its rows
       x[k] = codes.code(k / 2, k % 2 + 2 * (i / 2), i % 2) * line.scale + line.zero;
     }
-    *reinterpret_cast<Pack<uint32_t, 2>*>(rows + (token + i) * pitch +
-                                          channel) = {{pack_stored<T>(x[0], x[1]), pack_stored<T>(x[2], x[3])}};
+    *reinterpret_cast<Pack<uint32_t, 2>*>(rows + (token + i) * pitch + channel) = {
+        {pack_stored<T, kParams>(x[0], x[1]), pack_stored<T, kParams>(x[2], x[3])}};
   }
 }
 
