@@ -1,9 +1,12 @@
 #include "study/sha256.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <string>
+#include <string>
 
 #include "core/error.h"
 
@@ -30,7 +33,8 @@ TEST(Sha256, DoesNotDependOnThePieces) {
 }
 
 TEST(Sha256, OfFilesAndFolders) {
-  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "kivi_sha256_test";
+  const std::filesystem::path folder =
+      std::filesystem::path(testing::TempDir()) / ("kivi-sha256-" + std::to_string(getpid()));
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   std::ofstream(folder / "a") << "abc";

@@ -1,11 +1,14 @@
 #include "study/study.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <string>
+#include <string>
 
 #include "core/error.h"
 #include "engine/tiny_session.h"
@@ -57,7 +60,7 @@ class StudyTest : public ::testing::Test {
   std::vector<TokenId> tokens = session.random_tokens(3 * 192, 3);
   std::string text = "t";
   StudyOptions options{.presets = {kv_presets().begin(), kv_presets().end()}, .context = 192};
-  fs::path folder = fs::path(testing::TempDir()) / "kivi_study_test";
+  fs::path folder = fs::path(testing::TempDir()) / ("kivi-study-" + std::to_string(getpid()));
   Json result;
 };
 
