@@ -8,7 +8,6 @@
 #include <fstream>
 #include <iterator>
 #include <string>
-#include <string>
 
 #include "core/error.h"
 #include "engine/tiny_session.h"
