@@ -9,16 +9,11 @@
 
 #include "backend/null_device.h"
 #include "cache/kv_cache.h"
+#include "cache/sliding_shape.h"
 #include "core/error.h"
 
 namespace kivi {
 namespace {
-
-KvShape shape_of(int64_t sliding_window) {
-  KvShape shape{.n_layers = 3, .n_kv_heads = 1, .head_dim = 64, .sliding_window = sliding_window};
-  if (sliding_window > 0) shape.slides = {true, true, false};
-  return shape;
-}
 
 // What an attention over the cache would read, in place of keys and values: a number for each token, of its sequence.
 using Tokens = std::vector<uint8_t>;

@@ -11,16 +11,10 @@
 
 #include "backend/null_device.h"
 #include "cache/kv_cache.h"
+#include "cache/sliding_shape.h"
 
 namespace kivi {
 namespace {
-
-// sliding_window: of the first two of three layers; 0: none slides.
-KvShape shape_of(int64_t sliding_window) {
-  KvShape shape{.n_layers = 3, .n_kv_heads = 1, .head_dim = 64, .sliding_window = sliding_window};
-  if (sliding_window > 0) shape.slides = {true, true, false};
-  return shape;
-}
 
 enum class Kind { kPacked, kKeys, kValues };
 
