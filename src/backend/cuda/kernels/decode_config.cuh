@@ -11,8 +11,8 @@
 namespace kivi::cuda {
 
 // Bits 0: that side is never packed. Group 0: any multiple of 32, read from the layout; with byte params groups are as
-// wide as kGroup and the head allow. kWide: for GPUs of compute capability 9.0 and more, whose blocks may have 227 KB of
-// shared memory; others have 99 at least. kGeneral: for layers that slide or cap their scores, too, which costs the
+// wide as kGroup and the head allow. kWide: for GPUs of compute capability 9.0 and more, whose blocks may have 227 KB
+// of shared memory; others have 99 at least. kGeneral: for layers that slide or cap their scores, too, which costs the
 // others 4 %.
 template <int kHeadDim_, int kKeyBits_, int kValueBits_, int kGroup_, format::ParamFormat kParams_, bool kGeneral_,
           bool kWide_>
