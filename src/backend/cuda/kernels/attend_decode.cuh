@@ -10,9 +10,9 @@
 //   codes    masked in place they are subnormal binary16 numbers, code * 2^(bits * place - 24), which the tensor cores
 //            multiply exactly. For keys q carries 2^-(bits * place), for values the accumulator is scaled at the end.
 //   scales   go into B: q * scale, and p * scale for each value group.
-//   zeros    are a product of their own: for keys every row of A is the zeros, and the result begins the accumulators;
-//            for values rows 0..7 of A have the zeros of channel group r, and rows 8..15 are ones, which gives the
-//            softmax total.
+//   zeros    are a product of their own: of keys they add the same to the scores of all tokens, so that the softmax
+//            adds it; for values rows 0..7 of A have the zeros of channel group r, and rows 8..15 are ones, which gives
+//            the softmax total.
 // format/fragment_order.h has the places of codes, and of tokens and channels in tiles. Lane 4r + j throughout.
 //
 // Bytes read: everything of a unit once, but scales and zeros of keys once for every 32 tokens.
@@ -57,19 +57,17 @@ __device__ __forceinline__ void run_attend_decode(const DecodeArgs& args) {
 
   DecodeStream<Config> stream(args, memory, slots + warp_in_block * Config::kSlots * Config::kSlotBytes);
   UnitState<Config> state{};
-  StepScores s{};
   StepProbabilities p{};
 #pragma unroll 1
   for (;; stream.advance()) {
     const Piece& piece = stream.wait();
     if (piece.kind == PieceKind::kEnd) break;
     if (piece.kind == PieceKind::kNone) continue;
-    take_piece(state, piece, stream.address(), args, s, p);
+    take_piece(state, piece, stream.address(), args, memory, p);
     if (piece.ends == 0) continue;
     finish_unit(args, memory, state, piece, slots, parts);
     // No registers need be kept of what ends here.
     state = {};
-    s = {};
     p = {};
   }
   merge_parts<Config>(args, slots, parts);

@@ -52,15 +52,15 @@ struct UnitPlace {
   int32_t first_head;  // query head
   int32_t n_heads;     // query heads
 
-  __device__ UnitPlace(const DecodeArgs& args, int32_t unit, int32_t sequence) {
+  __device__ static UnitPlace of(const DecodeArgs& args, int32_t unit, int32_t sequence) {
     const int32_t in_sequence = unit - sequence * args.units_per_sequence();
-    kv_head = args.groups_per_kv == 1 ? in_sequence : in_sequence / args.groups_per_kv;
+    const int32_t kv_head = args.groups_per_kv == 1 ? in_sequence : in_sequence / args.groups_per_kv;
     const int32_t in_group = (in_sequence - kv_head * args.groups_per_kv) * kHeadsPerUnit;
-    first_head = kv_head * args.heads_per_kv + in_group;
-    n_heads = min(args.heads_per_kv - in_group, kHeadsPerUnit);
+    return {kv_head, kv_head * args.heads_per_kv + in_group, min(args.heads_per_kv - in_group, kHeadsPerUnit)};
   }
-  __device__ UnitPlace(const DecodeArgs& args, int32_t unit)
-      : UnitPlace(args, unit, unit / args.units_per_sequence()) {}
+  __device__ static UnitPlace of(const DecodeArgs& args, int32_t unit) {
+    return of(args, unit, unit / args.units_per_sequence());
+  }
 };
 
 }  // namespace kivi::cuda

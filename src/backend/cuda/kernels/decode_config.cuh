@@ -57,7 +57,7 @@ struct DecodeConfig {
 
   // Registers are what limits warps. The part of a unit that a warp ends with is kept in its slots.
   static constexpr int kWarps = kWide && kHeadDim <= 128 ? 16 : kWide ? 8 : kHeadDim <= 128 ? 8 : 4;
-  static constexpr int kRingBytes = (kWide ? 212 : 92) * 1024;
+  static constexpr int kRingBytes = (kWide ? 204 : 84) * 1024;
   static constexpr int kFitting = kRingBytes / (kWarps * kSlotBytes);
   static constexpr int kSlots = kFitting < 4 ? kFitting : 4;
   static constexpr int kSharedBytes = kWarps * kSlots * kSlotBytes;
@@ -65,11 +65,11 @@ struct DecodeConfig {
   static_assert(kSlots >= 2 && kPieceBytes >= kHeadsPerUnit * kHeadDim * 4);
 };
 
-// Lane 4r + j of a warp.
+// Lane 4r + j of a warp. Divided without signs, which would take instructions and registers everywhere.
 struct Lane {
-  int id = static_cast<int>(threadIdx.x) % kWarpLanes;
-  int r = static_cast<int>(threadIdx.x) % kWarpLanes / 4;
-  int j = static_cast<int>(threadIdx.x) % 4;
+  int id = static_cast<int>(threadIdx.x % kWarpLanes);
+  int r = static_cast<int>(threadIdx.x % kWarpLanes / 4U);
+  int j = static_cast<int>(threadIdx.x % 4U);
 };
 
 // Groups of values: constants for kGroup, else as the arguments say.

@@ -135,7 +135,7 @@ __device__ void finish_unit(const DecodeArgs& args, const WarpMemory<Config>& me
     __syncwarp();
   }
   const int64_t row = is_closing ? closing_row<Config>(block, memory.end.first_warp) : opening_row(warp);
-  const UnitPlace unit(args, piece.unit);
+  const auto unit = UnitPlace::of(args, piece.unit);
   UnitRows to{args.workspace.partial_out + row * Config::kHeadDim, DType::kF32};
   if (is_kept) to.rows = closing_rows<Config>(slots, warp_in_block);
   if (is_whole) to = {args.out + piece.row * args.out_stride + int64_t{unit.first_head} * Config::kHeadDim, args.dtype};
@@ -263,7 +263,7 @@ __device__ void merge_parts(const DecodeArgs& args, std::byte* slots, BlockParts
   const unsigned same = __match_any_sync(kAllLanes, part.unit);
   for_each_head<Config>(part.unit >= 0 && __ffs(static_cast<int>(same)) - 1 == lane.id, [&](int warp, int n) {
     const unsigned warps = __shfl_sync(kAllLanes, same, warp);
-    if (n < UnitPlace(args, parts.closing[warp].unit).n_heads) merge_closing(args, slots, parts, warps, n);
+    if (n < UnitPlace::of(args, parts.closing[warp].unit).n_heads) merge_closing(args, slots, parts, warps, n);
   });
   __threadfence();
   __syncthreads();
@@ -280,7 +280,7 @@ __device__ void merge_parts(const DecodeArgs& args, std::byte* slots, BlockParts
   for_each_head<Config>(has_task, [&](int i, int n) {
     const MergeTask task = tasks(i);
     const int32_t sequence = task.unit / args.units_per_sequence();
-    const UnitPlace place(args, task.unit, sequence);
+    const auto place = UnitPlace::of(args, task.unit, sequence);
     if (n == 0 && lane.id == 0) args.workspace.steps_done[task.unit] = 0;
     if (n >= place.n_heads) return;
     uint16_t* out = args.out + args.workspace.works[sequence].row * args.out_stride +

@@ -55,39 +55,18 @@ struct StepCodes {
   }
 };
 
-// Scores of a packed step, in units of kScoreUnit.
+// Scores of a packed step, in units of kScoreUnit and without the zeros, which are the same for all tokens.
 template <typename Config>
 __device__ __forceinline__ void score_packed(const UnitState<Config>& unit, uint32_t piece, StepScores& s) {
-  constexpr bool kBytes = Config::kByteParams;
   constexpr int kSpanParams = Config::kParamBytes * format::kTileSpan;
   const uint32_t scales = piece + Config::kKeyCodes;
   const Lane lane;
-  // Every row of A is the zeros: the products are those of all tokens.
-  float even[4] = {};
-  float odd[4] = {};
-#pragma unroll
-  for (int i = 0; i < Config::kChannelSpans; ++i) {
-    const auto params = load_params<kBytes>(scales + Config::kKeyParams + kSpanParams * i, lane.j);
-    const uint2 z0 = zeros_of(params, 0);
-    const uint2 z1 = zeros_of(params, 1);
-    mma(even, z0.x, z0.x, z0.y, z0.y, unit.q[4 * i], unit.q[4 * i + 1]);
-    mma(odd, z1.x, z1.x, z1.y, z1.y, unit.q[4 * i + 2], unit.q[4 * i + 3]);
-  }
-  float unit_of_zeros = UnitState<Config>::kScoreUnit;
-  if constexpr (kBytes) {
-    const uint32_t halves = load_shared_8(scales + 2 * Config::kKeyParams).x;
-    unit_of_zeros *= widen(Half{static_cast<uint16_t>(halves)});
-  }
-#pragma unroll
-  for (auto& tile : s.tiles) {
-    tile[0] = tile[2] = (even[0] + odd[0]) * unit_of_zeros;
-    tile[1] = tile[3] = (even[1] + odd[1]) * unit_of_zeros;
-  }
   StepCodes<Config, Config::kKeyBits> codes(piece);
+  s = {};
 #pragma unroll
   for (int i = 0; i < Config::kChannelSpans; ++i) {
     codes.enter(2 * i);
-    const auto params = load_params<kBytes>(scales + kSpanParams * i, lane.j);
+    const auto params = load_params<Config::kByteParams>(scales + kSpanParams * i, lane.j);
 #pragma unroll
     for (int c = 2 * i; c < 2 * i + 2; ++c) {
       const uint2 scale = scales_of(params, c % 2);
@@ -97,6 +76,34 @@ __device__ __forceinline__ void score_packed(const UnitState<Config>& unit, uint
       for (int t = 0; t < 2; ++t) codes.multiply(s[t], t, c, b0, b1);
     }
   }
+}
+
+// What the zeros of a packed step add to the scores of heads 2j and 2j + 1.
+template <typename Config>
+__device__ __forceinline__ void score_zeros(const UnitState<Config>& unit, uint32_t piece, float (&of_heads)[2]) {
+  constexpr bool kBytes = Config::kByteParams;
+  constexpr int kSpanParams = Config::kParamBytes * format::kTileSpan;
+  const uint32_t zeros = piece + Config::kKeyCodes + Config::kKeyParams;
+  const Lane lane;
+  // Every row of A would be the zeros. As registers lie they are two halves of it, so of the first products half of
+  // the rows are of use, and of the second the other half.
+  float first[4] = {};
+  float second[4] = {};
+#pragma unroll
+  for (int i = 0; i < Config::kChannelSpans; ++i) {
+    const auto params = load_params<kBytes>(zeros + kSpanParams * i, lane.j);
+    const uint2 z0 = zeros_of(params, 0);
+    const uint2 z1 = zeros_of(params, 1);
+    mma(first, z0.x, z0.y, z1.x, z1.y, unit.q_of(2 * i, 0), unit.q_of(2 * i + 1, 0));
+    mma(second, z0.x, z0.y, z1.x, z1.y, unit.q_of(2 * i, 1), unit.q_of(2 * i + 1, 1));
+  }
+  float zero_unit = 1.0F;
+  if constexpr (kBytes) {
+    const uint32_t halves = load_shared_8(zeros + Config::kKeyParams).x;
+    zero_unit = widen(Half{static_cast<uint16_t>(halves)});
+  }
+  of_heads[0] = (first[0] + second[2]) * zero_unit;
+  of_heads[1] = (first[1] + second[3]) * zero_unit;
 }
 
 // Adds p V of a packed step, and p itself to the totals. With byte params zeros are a constant times the scales:
@@ -137,59 +144,52 @@ __device__ __forceinline__ void add_packed_values(UnitState<Config>& unit, const
   }
 }
 
-// Scores of the tokens of page `page` of a step. They are in half of the rows of both tiles: the products of the other
-// half are thrown away.
-template <typename Config>
-__device__ __forceinline__ void score_rows(const UnitState<Config>& unit, uint32_t rows, int page, DType dtype,
-                                           StepScores& s) {
+// Scores of the tokens of a page of a step. Rows r and r + 8 are tokens two apart, which have the same swizzle; they
+// are what lane row 4 * page + r % 4 has of tile r / 4 in StepScores.
+template <DType dtype, typename Config>
+__device__ __forceinline__ float4 score_rows(const UnitState<Config>& unit, uint32_t rows) {
   const Lane lane;
+  const int token = lane.r % 4 / 2 * 8 + lane.r / 4 * 4 + lane.r % 2;
+  const uint32_t row = rows + token * Config::kRowBytes;
+  float d[4] = {};
 #pragma unroll
-  for (int t = 0; t < 2; ++t) {
-    // Rows r and r + 8 of the tile are tokens two apart (format::spread_number): the same swizzle.
-    const int token = (8 * (lane.r / 2) + 4 * t + lane.r % 2) % format::kWindowPageTokens;
-    const uint32_t row = rows + token * Config::kRowBytes;
-    float d[4] = {};
-#pragma unroll
-    for (int i = 0; i < Config::kChannelSpans; ++i) {
-      const uint32_t chunk = row + ((4 * i + lane.j) ^ key_swizzle(token)) * 16;
-      const uint4 low = as_halves(load_shared_16(chunk), dtype);
-      const uint4 high = as_halves(load_shared_16(chunk + 2 * Config::kRowBytes), dtype);
-      mma(d, low.x, high.x, low.y, high.y, unit.q[4 * i], unit.q[4 * i + 1]);
-      mma(d, low.z, high.z, low.w, high.w, unit.q[4 * i + 2], unit.q[4 * i + 3]);
-    }
-    const bool here = lane.r / 4 == page;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) s[t][i] = here ? d[i] : s[t][i];
+  for (int i = 0; i < Config::kChannelSpans; ++i) {
+    const uint32_t chunk = row + ((4 * i + lane.j) ^ key_swizzle(token)) * 16;
+    const uint4 low = as_halves<dtype>(load_shared_16(chunk));
+    const uint4 high = as_halves<dtype>(load_shared_16(chunk + 2 * Config::kRowBytes));
+    mma(d, low.x, high.x, low.y, high.y, unit.q_of(2 * i, 0), unit.q_of(2 * i, 1));
+    mma(d, low.z, high.z, low.w, high.w, unit.q_of(2 * i + 1, 0), unit.q_of(2 * i + 1, 1));
   }
+  return {d[0], d[1], d[2], d[3]};
 }
 
-// Adds p V of page `page` of a step. Its tokens are in half of the columns of A: p is zero in the others.
-template <typename Config>
-__device__ __forceinline__ void add_row_values(UnitState<Config>& unit, uint32_t rows, int page, DType dtype,
+// Adds p V of page `page` of a step. Lane column j has tokens 4j .. 4j + 3 of the page, whose probabilities are those
+// of tile j % 2 in lane column 2 * page + j / 2.
+template <DType dtype, typename Config>
+__device__ __forceinline__ void add_row_values(UnitState<Config>& unit, uint32_t rows, int page,
                                                const StepProbabilities& p) {
   const Lane lane;
-  const bool here = lane.j / 2 == page;
+  uint32_t b[2];
 #pragma unroll
-  for (int t = 0; t < 2; ++t) {
-    const int token = 8 * lane.j + 4 * t;  // and the three after it: the same swizzle
-    const uint32_t row = rows + token % format::kWindowPageTokens * Config::kRowBytes + lane.r % 2 * 8;
-    const uint32_t b0 = here ? p[t][0] : 0U;
-    const uint32_t b1 = here ? p[t][1] : 0U;
-    constexpr uint32_t kLow = 0x5410;
-    constexpr uint32_t kHigh = 0x7632;
+  for (int k = 0; k < 2; ++k) {
+    const int from = 4 * lane.r + 2 * page + lane.j / 2;
+    const uint32_t even = __shfl_sync(kAllLanes, p[0][k], from);
+    const uint32_t odd = __shfl_sync(kAllLanes, p[1][k], from);
+    b[k] = lane.j % 2 == 0 ? even : odd;
+  }
+  const uint32_t row = rows + 4 * lane.j * Config::kRowBytes + lane.r % 2 * 8;
+  constexpr uint32_t kLow = 0x5410;
+  constexpr uint32_t kHigh = 0x7632;
 #pragma unroll
-    for (int q = 0; q < Config::kChannelSpans; ++q) {
-      // The swizzle is that of the page's own token, which is here.
-      const int swizzle = value_swizzle(token % format::kWindowPageTokens + page * format::kWindowPageTokens);
-      const uint32_t chunk = row + ((4 * q + lane.r / 2) ^ swizzle) * 16;
-      uint2 v[4];
+  for (int q = 0; q < Config::kChannelSpans; ++q) {
+    const uint32_t chunk = row + ((4 * q + lane.r / 2) ^ value_swizzle(4 * lane.j)) * 16;
+    uint2 v[4];
 #pragma unroll
-      for (int k = 0; k < 4; ++k) v[k] = as_halves(load_shared_8(chunk + k * Config::kRowBytes), dtype);
-      mma(unit.out[2 * q], __byte_perm(v[0].x, v[1].x, kLow), __byte_perm(v[0].x, v[1].x, kHigh),
-          __byte_perm(v[2].x, v[3].x, kLow), __byte_perm(v[2].x, v[3].x, kHigh), b0, b1);
-      mma(unit.out[2 * q + 1], __byte_perm(v[0].y, v[1].y, kLow), __byte_perm(v[0].y, v[1].y, kHigh),
-          __byte_perm(v[2].y, v[3].y, kLow), __byte_perm(v[2].y, v[3].y, kHigh), b0, b1);
-    }
+    for (int k = 0; k < 4; ++k) v[k] = as_halves<dtype>(load_shared_8(chunk + k * Config::kRowBytes));
+    mma(unit.out[2 * q], __byte_perm(v[0].x, v[1].x, kLow), __byte_perm(v[0].x, v[1].x, kHigh),
+        __byte_perm(v[2].x, v[3].x, kLow), __byte_perm(v[2].x, v[3].x, kHigh), b[0], b[1]);
+    mma(unit.out[2 * q + 1], __byte_perm(v[0].y, v[1].y, kLow), __byte_perm(v[0].y, v[1].y, kHigh),
+        __byte_perm(v[2].y, v[3].y, kLow), __byte_perm(v[2].y, v[3].y, kHigh), b[0], b[1]);
   }
 }
 
@@ -204,24 +204,32 @@ __device__ __forceinline__ void mask_scores(StepScores& s, int begin, int end) {
   }
 }
 
-// Scores that are capped, as logarithms to base 2.
-__device__ __forceinline__ void cap_scores(StepScores& s, float scale, float log2_cap) {
+// What makes scores logarithms to base 2.
+struct ScoreLine {
+  float factor;
+  float of_heads[2];  // added after that, to heads 2j and 2j + 1
+};
+
+// Logarithms that are capped; the line becomes the one that leaves them.
+__device__ __forceinline__ void cap_scores(StepScores& s, ScoreLine& line, float log2_cap) {
 #pragma unroll
   for (auto& tile : s.tiles) {
 #pragma unroll
-    for (float& x : tile) x = capped(x * scale, log2_cap);
+    for (int i = 0; i < 4; ++i) tile[i] = capped(fmaf(tile[i], line.factor, line.of_heads[i % 2]), log2_cap);
   }
+  line = {1.0F, {}};
 }
 
-// Scores become probabilities; `scale` makes them logarithms to base 2. Lanes look for a new maximum among their own
-// scores; only if there is one, which is rare, they tell each other and bring to it what was summed before.
+// Scores become probabilities. Lanes look for a new maximum among their own scores; only if there is one, which is
+// rare, they tell each other and bring to it what was summed before.
 template <typename Config>
-__device__ __forceinline__ void softmax(UnitState<Config>& unit, const StepScores& s, float scale,
+__device__ __forceinline__ void softmax(UnitState<Config>& unit, const StepScores& s, const ScoreLine& line,
                                         StepProbabilities& p) {
   float high[2];
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
-    high[n] = scale * fmaxf(fmaxf(s[0][n], s[0][2 + n]), fmaxf(s[1][n], s[1][2 + n]));
+    const float highest = fmaxf(fmaxf(s[0][n], s[0][2 + n]), fmaxf(s[1][n], s[1][2 + n]));
+    high[n] = fmaf(highest, line.factor, line.of_heads[n]);
   }
   if (__any_sync(kAllLanes, high[0] > unit.maximum[0] || high[1] > unit.maximum[1])) {
     float factor[2];
@@ -241,54 +249,82 @@ __device__ __forceinline__ void softmax(UnitState<Config>& unit, const StepScore
       out[3] *= factor[1];
     }
   }
+  const float below[2] = {line.of_heads[0] - unit.maximum[0], line.of_heads[1] - unit.maximum[1]};
 #pragma unroll
   for (int t = 0; t < 2; ++t) {
-    const auto probability = [&](int i) { return exp2_approx(fmaf(s[t][i], scale, -unit.maximum[i % 2])); };
+    const auto probability = [&](int i) { return exp2_approx(fmaf(s[t][i], line.factor, below[i % 2])); };
     p[t][0] = transpose_8x8(pack_pair<Half>(probability(0), probability(1)));
     p[t][1] = transpose_8x8(pack_pair<Half>(probability(2), probability(3)));
   }
 }
 
-// Takes a piece in. What is between keys and values of a step, which may come as several pieces, is in s and p.
+// From scores of a step's packed keys to probabilities.
+template <typename Config>
+__device__ __forceinline__ void take_packed_keys(UnitState<Config>& unit, const Piece& piece, uint32_t address,
+                                                 const DecodeArgs& args, StepProbabilities& p) {
+  StepScores s;
+  ScoreLine line{args.log2_scale / UnitState<Config>::kScoreUnit, {}};
+  score_packed(unit, address, s);
+  score_zeros(unit, address, line.of_heads);
+  for (float& x : line.of_heads) x *= args.log2_scale;
+  if (Config::kGeneral && args.log2_cap > 0.0F) cap_scores(s, line, args.log2_cap);
+  if (Config::kGeneral && piece.unseen > 0) mask_scores(s, piece.unseen, kStepTokens);
+  softmax(unit, s, line, p);
+}
+
+// The same of a page of rows of keys: scores wait for those of the step's other page, each where it will be read.
+template <DType dtype, typename Config>
+__device__ __forceinline__ void take_key_rows(UnitState<Config>& unit, const Piece& piece, uint32_t address,
+                                              const DecodeArgs& args, WarpMemory<Config>& memory,
+                                              StepProbabilities& p) {
+  const Lane lane;
+  memory.scores[lane.r / 4][16 * piece.page + lane.id % 16] = score_rows<dtype>(unit, address);
+  if (piece.kind == PieceKind::kKeyRows) return;
+  __syncwarp();
+  StepScores s;
+#pragma unroll
+  for (int t = 0; t < 2; ++t) {
+    const float4 tile = memory.scores[t][lane.id];
+    s[t][0] = tile.x;
+    s[t][1] = tile.y;
+    s[t][2] = tile.z;
+    s[t][3] = tile.w;
+  }
+  ScoreLine line{args.log2_scale, {}};
+  if (Config::kGeneral && args.log2_cap > 0.0F) cap_scores(s, line, args.log2_cap);
+  mask_scores(s, Config::kGeneral ? piece.unseen : 0, piece.n);
+  softmax(unit, s, line, p);
+  if (piece.values_in_rows_only) {  // else packed values have the totals with them
+    mma(unit.sums, 0U, kHalfOnes, 0U, kHalfOnes, p[0][0], p[0][1]);
+    mma(unit.sums, 0U, kHalfOnes, 0U, kHalfOnes, p[1][0], p[1][1]);
+  }
+}
+
+template <DType dtype, typename Config>
+__device__ __forceinline__ void take_rows(UnitState<Config>& unit, const Piece& piece, uint32_t address,
+                                          const DecodeArgs& args, WarpMemory<Config>& memory, StepProbabilities& p) {
+  if (piece.kind != PieceKind::kValueRows) return take_key_rows<dtype>(unit, piece, address, args, memory, p);
+  unit.set_units(false);
+  add_row_values<dtype>(unit, address, piece.page, p);
+}
+
+// Takes a piece in. What is between keys and values of a step, which may come as several pieces, is in p.
 template <typename Config>
 __device__ __forceinline__ void take_piece(UnitState<Config>& unit, const Piece& piece, uint32_t address,
-                                           const DecodeArgs& args, StepScores& s, StepProbabilities& p) {
-  const DType row_dtype = args.cache.window_dtype;
+                                           const DecodeArgs& args, WarpMemory<Config>& memory, StepProbabilities& p) {
   const PieceKind kind = piece.kind;
   if (Config::kPacked && (kind == PieceKind::kPacked || kind == PieceKind::kPackedValues)) {
     if constexpr (Config::kPacked) {
-      if (kind == PieceKind::kPacked) {
-        score_packed(unit, address, s);
-        float scale = args.log2_scale / UnitState<Config>::kScoreUnit;
-        if (Config::kGeneral && args.log2_cap > 0.0F) {
-          cap_scores(s, scale, args.log2_cap);
-          scale = 1.0F;
-        }
-        if (Config::kGeneral && piece.unseen > 0) mask_scores(s, piece.unseen, kStepTokens);
-        softmax(unit, s, scale, p);
-      }
+      if (kind == PieceKind::kPacked) take_packed_keys(unit, piece, address, args, p);
       unit.set_units(true);
       add_packed_values(unit, ValueGroups<Config>{args}, address, p);
     }
-  } else if (kind == PieceKind::kValueRows) {
-    unit.set_units(false);
-    add_row_values(unit, address, piece.page, row_dtype, p);
   } else if (kind == PieceKind::kQueries) {
-    unit.begin(address, piece.n, args.dtype);
+    unit.begin(address, piece.n_heads, args.dtype);
+  } else if (args.cache.window_dtype == DType::kF16) {
+    take_rows<DType::kF16>(unit, piece, address, args, memory, p);
   } else {
-    score_rows(unit, address, piece.page, row_dtype, s);
-    if (kind == PieceKind::kKeyRows) return;
-    float scale = args.log2_scale;
-    if (Config::kGeneral && args.log2_cap > 0.0F) {
-      cap_scores(s, scale, args.log2_cap);
-      scale = 1.0F;
-    }
-    mask_scores(s, Config::kGeneral ? piece.unseen : 0, piece.n);
-    softmax(unit, s, scale, p);
-    if (piece.values_in_rows_only) {  // else packed values have the totals with them
-      mma(unit.sums, 0U, kHalfOnes, 0U, kHalfOnes, p[0][0], p[0][1]);
-      mma(unit.sums, 0U, kHalfOnes, 0U, kHalfOnes, p[1][0], p[1][1]);
-    }
+    take_rows<DType::kBF16>(unit, piece, address, args, memory, p);
   }
 }
 

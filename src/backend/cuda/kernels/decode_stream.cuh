@@ -6,6 +6,8 @@
 // twice: chunk c of the row of token t is at  c ^ key_swizzle(t)  or  c ^ value_swizzle(t).
 #pragma once
 
+#include <cstddef>
+
 #include "backend/cuda/kernels/decode_config.cuh"
 
 namespace kivi::cuda {
@@ -14,7 +16,7 @@ __device__ __forceinline__ int key_swizzle(int token) {
   return token % 2 * 4;
 }
 __device__ __forceinline__ int value_swizzle(int token) {
-  return token / 8 % 4 * 2;
+  return token / 4 % 4 * 2;
 }
 
 enum class PieceKind : int32_t {
@@ -29,14 +31,22 @@ enum class PieceKind : int32_t {
 };
 struct alignas(16) Piece {
   PieceKind kind;
-  int32_t n;     // tokens of the step; of kQueries: query heads
   int32_t page;  // of rows
   int32_t ends;  // in the last piece that the warp has of a unit: the steps that it did; else 0
+  int32_t n;     // tokens of the step
   int32_t unit;
   int32_t row;      // of the new token
   int32_t n_steps;  // of the unit
+  uint8_t n_heads;  // of the unit
+  uint8_t unseen;   // of the tokens, the first
   bool values_in_rows_only;
-  uint8_t unseen;  // of the tokens, the first
+};
+
+// The steps whose pieces are to be asked for begin here.
+struct StreamPlace {
+  int32_t unit;
+  int32_t sequence;
+  int32_t step;
 };
 
 // What a warp keeps in shared memory: registers are for the arithmetic.
@@ -44,9 +54,14 @@ template <typename Config>
 struct WarpMemory {
   WorkBegin begin;
   WorkBegin end;  // the next warp's begin
-  // Whose pieces are asked for.
+  StreamPlace next;
+  // Whose pieces are asked for: of a sequence, of one of its units, of some steps.
   SequenceWork work;
-  StepTokens tokens;
+  UnitPlace place;
+  StepTokens tokens;             // of the first of the steps
+  const std::byte* block;        // that has the packed ones
+  Piece note;                    // what the pieces have in common, and where they end
+  float4 scores[2][kWarpLanes];  // of rows: StepScores of each lane
 };
 
 template <typename Config>
@@ -54,14 +69,11 @@ class DecodeStream {
  public:
   // memory: begin and end are there. slots: of this warp.
   __device__ DecodeStream(const DecodeArgs& args, WarpMemory<Config>& memory, std::byte* slots)
-      : args_(args),
-        memory_(memory),
-        slots_(slots),
-        unit_(memory.begin.unit),
-        sequence_(unit_ / args.units_per_sequence()),
-        step_(memory.begin.step - 1) {
-    next_pages_ = memory.begin.pages[min(Lane().id, kStepPages - 1)];
-    if (Lane().id == 0) memory_.work = memory.begin.work;
+      : args_(args), memory_(memory), slots_(slots), next_pages_(memory.begin.pages[min(Lane().id, kStepPages - 1)]) {
+    if (Lane().id == 0) {
+      memory_.next = {memory.begin.unit, memory.begin.unit / args.units_per_sequence(), memory.begin.step};
+      memory_.work = memory.begin.work;
+    }
     if (Lane().id < Config::kSlots) slot_piece(Lane().id * Config::kSlotBytes) = {};
     __syncwarp();
   }
@@ -77,7 +89,7 @@ class DecodeStream {
   // Asks for the next piece in the place of the oldest, which every lane is done with.
   __device__ void advance() {
     __syncwarp();
-    if (pieces_ == 0) next_step();
+    if (pieces_ == 0) next_steps();
     if (pieces_ != 0) {
       const auto bit = __ffs(static_cast<int>(pieces_)) - 1;
       pieces_ &= pieces_ - 1;
@@ -92,9 +104,9 @@ class DecodeStream {
  private:
   // Bits of `pieces_`.
   static constexpr int kQueries = 0;
-  static constexpr int kKeyRows = 1;  // and the pages after it
-  static constexpr int kPackedStep = kKeyRows + kRowPages;
-  static constexpr int kValueRows = kPackedStep + 1;
+  static constexpr int kKeyRows = 1;                         // and the pages after it
+  static constexpr int kPackedSteps = kKeyRows + kRowPages;  // of a page
+  static constexpr int kValueRows = kPackedSteps + kPageSteps;
 
   // A slot ends with what its piece is.
   static_assert(sizeof(Piece) == Config::kNoteBytes);
@@ -102,47 +114,87 @@ class DecodeStream {
     return *reinterpret_cast<Piece*>(slots_ + slot + Config::kPieceBytes);
   }
 
-  // To the next step, if there is one; its pages were asked for a step ahead, for the answer takes long.
-  __device__ void next_step() {
-    ++step_;
-    for (;; next_unit()) {
-      const WorkBegin& end = memory_.end;
-      if (unit_ > end.unit || (unit_ == end.unit && step_ >= end.step)) return;
-      if (step_ < memory_.work.n_steps) break;
-    }
+  // To the steps that come next, if there are any: those of a page that are packed whole, or one of another kind. Their
+  // pages were asked for in time, for the answer takes long.
+  __device__ void next_steps() {
+    StreamPlace at = memory_.next;
+    if (!find_steps(at)) return;
     const SequenceWork& work = memory_.work;
-    const auto tokens = StepTokens::of<Config::kGeneral>(work, step_);
-    if (Lane().id == 0) memory_.tokens = tokens;
-    const uint32_t packed = Config::kPacked && (tokens.key_packed || tokens.value_packed > 0) ? 1U : 0U;
-    pieces_ = packed << kPackedStep;
-    if (!tokens.all_packed()) {
-#pragma unroll
-      for (int page = 0; page < kRowPages; ++page) {
-        const int first = page * format::kWindowPageTokens;
-        const int end = min(first + format::kWindowPageTokens, tokens.n);
-        if (Config::kGeneral && end <= tokens.unseen) continue;
-        if (!tokens.key_packed && first < tokens.n) pieces_ |= 1U << (kKeyRows + page);
-        if (first < tokens.n && tokens.value_packed < end) pieces_ |= 1U << (kValueRows + page);
-      }
+    const auto tokens = StepTokens::of<Config::kGeneral>(work, at.step);
+    const int32_t begin_step = at.unit == memory_.begin.unit ? memory_.begin.step : 0;  // of the warp's in the unit
+    const int32_t end_step = at.unit == memory_.end.unit ? memory_.end.step : work.n_steps;
+    const int32_t in_page = tokens.first / kStepTokens % kPageSteps;
+    int32_t n_steps = 1;
+    if (Config::kPacked && tokens.all_packed() && tokens.unseen == 0) {
+      const int32_t n_packed = (min(work.key_packed, work.value_packed) - tokens.first) / kStepTokens;
+      n_steps = min(min(kPageSteps - in_page, n_packed), end_step - at.step);
     }
-    if (step_ == first_step()) pieces_ |= 1U << kQueries;
+    pieces_ = packed_pieces(tokens, in_page, n_steps) | row_pieces(tokens);
+    if (at.step == begin_step) {
+      pieces_ |= 1U << kQueries;
+      if (Lane().id == 0) memory_.place = UnitPlace::of(args_, at.unit, at.sequence);
+      __syncwarp();
+    }
+    at.step += n_steps;
+    if (Lane().id == kPackedLane) {
+      memory_.block = args_.cache.packed_pages + next_pages_ * args_.cache.packed_stride +
+                      int64_t{memory_.place.kv_head} * args_.block_bytes;
+    }
+    if (Lane().id == 0) {
+      memory_.next = at;
+      memory_.tokens = tokens;
+      memory_.note = {.ends = at.step == end_step ? end_step - begin_step : 0,
+                      .n = tokens.n,
+                      .unit = at.unit,
+                      .row = work.row,
+                      .n_steps = work.n_steps,
+                      .n_heads = static_cast<uint8_t>(memory_.place.n_heads),
+                      .unseen = static_cast<uint8_t>(Config::kGeneral ? tokens.unseen : 0),
+                      .values_in_rows_only = tokens.value_packed == 0};
+    }
     pages_ = next_pages_;
     // Of the sequence's next unit the pages are the same.
-    const int32_t next = step_ + 1 < work.n_steps ? step_ + 1 : 0;
-    next_pages_ = step_page(args_.cache, sequence_, StepTokens::of<Config::kGeneral>(work, next), Lane().id);
+    ask_for_pages(at.sequence, at.step < work.n_steps ? at.step : 0);
     __syncwarp();
   }
-  __device__ void next_unit() {
-    ++unit_;
-    step_ = 0;
-    if (unit_ < (sequence_ + 1) * args_.units_per_sequence()) return;
-    ++sequence_;
-    if (unit_ > memory_.end.unit || (unit_ == memory_.end.unit && memory_.end.step == 0)) return;
-    __syncwarp();
-    copy_work(args_.workspace.works[sequence_]);
-    __syncwarp();
-    if (memory_.work.n_steps == 0) return;
-    next_pages_ = step_page(args_.cache, sequence_, StepTokens::of<Config::kGeneral>(memory_.work, 0), Lane().id);
+  // Goes on to the next unit that has steps, if the one has no more. Returns whether the warp has any.
+  __device__ bool find_steps(StreamPlace& at) {
+    const WorkBegin& end = memory_.end;
+    const auto is_end = [&] { return at.unit > end.unit || (at.unit == end.unit && at.step >= end.step); };
+    if (is_end()) return false;
+    while (at.step >= memory_.work.n_steps) {
+      ++at.unit;
+      at.step = 0;
+      const bool of_next = at.unit == (at.sequence + 1) * args_.units_per_sequence();
+      if (of_next) ++at.sequence;
+      if (is_end()) return false;
+      if (!of_next) continue;
+      __syncwarp();
+      copy_work(args_.workspace.works[at.sequence]);
+      __syncwarp();
+      if (memory_.work.n_steps > 0) ask_for_pages(at.sequence, 0);
+    }
+    return true;
+  }
+  __device__ void ask_for_pages(int32_t sequence, int32_t step) {
+    next_pages_ = step_page(args_.cache, sequence, StepTokens::of<Config::kGeneral>(memory_.work, step), Lane().id);
+  }
+  __device__ static uint32_t packed_pieces(const StepTokens& tokens, int32_t in_page, int32_t n_steps) {
+    if (!Config::kPacked || !(tokens.key_packed || tokens.value_packed > 0)) return 0;
+    return ((1U << n_steps) - 1U) << (kPackedSteps + in_page);
+  }
+  __device__ static uint32_t row_pieces(const StepTokens& tokens) {
+    uint32_t pieces = 0;
+    if (tokens.all_packed()) return pieces;
+#pragma unroll
+    for (int page = 0; page < kRowPages; ++page) {
+      const int first = page * format::kWindowPageTokens;
+      const int end = min(first + format::kWindowPageTokens, tokens.n);
+      if (first >= tokens.n || (Config::kGeneral && end <= tokens.unseen)) continue;
+      if (!tokens.key_packed) pieces |= 1U << (kKeyRows + page);
+      if (tokens.value_packed < end) pieces |= 1U << (kValueRows + page);
+    }
+    return pieces;
   }
   // A number a lane: it would take registers that the loop has not.
   __device__ void copy_work(const SequenceWork& work) {
@@ -150,47 +202,38 @@ class DecodeStream {
     if (Lane().id >= kNumbers) return;
     reinterpret_cast<int32_t*>(&memory_.work)[Lane().id] = reinterpret_cast<const int32_t*>(&work)[Lane().id];
   }
-  // Of the warp's steps of the unit.
-  __device__ int32_t first_step() const {
-    return unit_ == memory_.begin.unit ? memory_.begin.step : 0;
-  }
-  __device__ int32_t end_step() const {
-    return unit_ == memory_.end.unit ? memory_.end.step : memory_.work.n_steps;
-  }
-
   __device__ void ask(int bit) {
-    const UnitPlace place(args_, unit_, sequence_);
     PieceKind kind = PieceKind::kQueries;
-    const StepTokens& tokens = memory_.tokens;
-    int32_t n = tokens.n;
     int32_t page = 0;
-    if (Config::kPacked && bit == kPackedStep) {
-      kind = tokens.key_packed ? PieceKind::kPacked : PieceKind::kPackedValues;
-      copy_packed(place.kv_head, tokens);
+    if (Config::kPacked && bit >= kPackedSteps && bit < kValueRows) {
+      kind = memory_.tokens.key_packed ? PieceKind::kPacked : PieceKind::kPackedValues;
+      copy_packed(bit - kPackedSteps);
     } else if (bit == kQueries) {
-      n = place.n_heads;
-      copy_queries(place);
+      copy_queries();
+    } else if (bit < kPackedSteps) {
+      page = bit - kKeyRows;
+      const bool last = (page + 1) * format::kWindowPageTokens >= memory_.tokens.n;
+      kind = last ? PieceKind::kLastKeyRows : PieceKind::kKeyRows;
+      copy_rows<true>(page);
     } else {
-      const bool keys = bit < kPackedStep;
-      page = bit - (keys ? kKeyRows : kValueRows);
-      const bool last = (page + 1) * format::kWindowPageTokens >= n;
-      kind = !keys ? PieceKind::kValueRows : last ? PieceKind::kLastKeyRows : PieceKind::kKeyRows;
-      copy_rows(place.kv_head, tokens, keys, page);
+      page = bit - kValueRows;
+      kind = PieceKind::kValueRows;
+      copy_rows<false>(page);
     }
-    if (Lane().id != 0) return;
-    const int32_t ends = pieces_ == 0 && step_ == end_step() - 1 ? end_step() - first_step() : 0;
-    slot_piece(at_) = {kind,
-                       n,
-                       page,
-                       ends,
-                       unit_,
-                       memory_.work.row,
-                       memory_.work.n_steps,
-                       tokens.value_packed == 0,
-                       static_cast<uint8_t>(Config::kGeneral ? tokens.unseen : 0)};
+    // A number a lane.
+    constexpr int kNumbers = sizeof(Piece) / sizeof(int32_t);
+    static_assert(offsetof(Piece, kind) == 0 && offsetof(Piece, page) == 4 && offsetof(Piece, ends) == 8);
+    const int lane = Lane().id;
+    if (lane >= kNumbers) return;
+    int32_t number = reinterpret_cast<const int32_t*>(&memory_.note)[lane];
+    if (lane == 0) number = static_cast<int32_t>(kind);
+    if (lane == 1) number = page;
+    if (lane == 2 && pieces_ != 0) number = 0;
+    reinterpret_cast<int32_t*>(&slot_piece(at_))[lane] = number;
   }
 
-  __device__ void copy_queries(const UnitPlace& place) const {
+  __device__ void copy_queries() const {
+    const UnitPlace& place = memory_.place;
     const uint16_t* q = args_.q + memory_.work.row * args_.q_stride + int64_t{place.first_head} * Config::kHeadDim;
     const int n_chunks = place.n_heads * (Config::kRowBytes / 16);
     for (int chunk = Lane().id; chunk < n_chunks; chunk += kWarpLanes) {
@@ -198,16 +241,13 @@ class DecodeStream {
     }
   }
 
-  // Scales and zeros of tokens whose values are not packed become zero.
-  __device__ void copy_packed(int32_t kv_head, const StepTokens& tokens) const {
+  // Step `in_page` of the page. Scales and zeros of tokens whose values are not packed become zero.
+  __device__ void copy_packed(int in_page) const {
     const int lane = Lane().id;
     const uint64_t policy = evict_first_policy();
-    const int32_t in_page = tokens.first / kStepTokens % kPageSteps;
-    const int32_t page = __shfl_sync(kAllLanes, pages_, kPackedLane);
-    const std::byte* block =
-        args_.cache.packed_pages + page * args_.cache.packed_stride + int64_t{kv_head} * args_.block_bytes;
+    const std::byte* block = memory_.block;
     const uint32_t to = address();
-    if (tokens.key_packed) {
+    if (memory_.tokens.key_packed) {
       constexpr int kCodes = Config::kKeyCodes * kPageSteps;
       copy_codes<Config::kKeyLow, Config::kKeyCodes>(to, block, in_page, policy);
       if constexpr (Config::kByteParams) {
@@ -223,7 +263,7 @@ class DecodeStream {
     const std::byte* values = block + args_.values_at;
     const int row = ValueGroups<Config>{args_}.count() * Config::kValueParams;
     const int in_row = 16 * lane % Config::kValueParams;
-    const int valid = min(max(Config::kParamBytes * tokens.value_packed - in_row, 0), 16);
+    const int valid = min(max(Config::kParamBytes * memory_.tokens.value_packed - in_row, 0), 16);
     copy_codes<Config::kValueLow, Config::kValueCodes>(to + Config::kPackedValuesAt, values, in_page, policy);
     copy_params<Config::kMostValueGroups * Config::kValueParams, Config::kValueRows>(
         to + Config::kPackedValuesAt + Config::kValueCodes, values + kCodes, in_page, kPageSteps, row, valid, policy);
@@ -264,30 +304,33 @@ class DecodeStream {
     }
   }
 
-  // Rows of tokens that are packed, not seen, or do not exist, become zero: what is in their place may be anything.
-  __device__ void copy_rows(int32_t kv_head, const StepTokens& tokens, bool keys, int page) const {
+  // Values of tokens that are packed, not seen, or do not exist, become zero, for what is in their place may be
+  // anything; scores of such keys are masked.
+  template <bool kKeys>
+  __device__ void copy_rows(int page) const {
     constexpr int kChunks = Config::kRowBytes / 16;
     constexpr int kAtOnce = kWarpLanes / kChunks;  // rows that a warp copies at a time
     const SequenceWork& work = memory_.work;
+    const StepTokens& tokens = memory_.tokens;
     const int lane = Lane().id;
     const int chunk = lane % kChunks;
-    const int lane_token = page * format::kWindowPageTokens + lane / kChunks;  // of the step
-    const int32_t id = __shfl_sync(kAllLanes, pages_, (keys ? 0 : kRowPages) + page);
-    const int64_t head = int64_t{kv_head} * Config::kHeadDim;
+    const int first = page * format::kWindowPageTokens;
+    const int lane_token = first + lane / kChunks;  // of the step
+    const int32_t id = __shfl_sync(kAllLanes, pages_, (kKeys ? 0 : kRowPages) + page);
+    const int64_t head = int64_t{memory_.place.kv_head} * Config::kHeadDim;
     const auto* stored = reinterpret_cast<const uint16_t*>(args_.cache.window_pages + id * args_.cache.window_stride) +
                          head * format::kWindowPageTokens + (lane / kChunks) * Config::kHeadDim + chunk * 8;
     // Of the step's tokens these are stored, then comes the new one if the step has it.
     const int32_t n_stored = work.n_past - tokens.first - (tokens.in_sinks ? 0 : work.sinks);
-    const int32_t n_packed = keys ? 0 : tokens.value_packed;
     const uint64_t policy = evict_first_policy();
     const uint32_t rows = address() + lane / kChunks * Config::kRowBytes;
-    const int last = (page + 1) * format::kWindowPageTokens;
     const auto place = [&](int i) {
       return rows + i * Config::kRowBytes +
-             (chunk ^ (keys ? key_swizzle(lane_token + i) : value_swizzle(lane_token + i))) * 16;
+             (chunk ^ (kKeys ? key_swizzle(lane_token + i) : value_swizzle(lane_token + i))) * 16;
     };
-    const int32_t n_absent = Config::kGeneral ? max(n_packed, tokens.unseen) : n_packed;  // or need not be here
-    if (n_absent <= page * format::kWindowPageTokens && last <= min(n_stored, tokens.n)) {
+    const int32_t unseen = Config::kGeneral ? tokens.unseen : 0;
+    const int32_t begin = kKeys ? unseen : max(tokens.value_packed, unseen);
+    if (begin <= first && first + format::kWindowPageTokens <= min(n_stored, tokens.n)) {
 #pragma unroll
       for (int i = 0; i < format::kWindowPageTokens; i += kAtOnce) {
         cp_async_16(place(i), stored + i * Config::kHeadDim, policy);
@@ -295,26 +338,22 @@ class DecodeStream {
       return;
     }
     const uint16_t* fresh =
-        (keys ? args_.new_keys + work.row * args_.key_stride : args_.new_values + work.row * args_.value_stride) +
+        (kKeys ? args_.new_keys + work.row * args_.key_stride : args_.new_values + work.row * args_.value_stride) +
         head + chunk * 8;
-#pragma unroll 1
+#pragma unroll 2
     for (int i = 0; i < format::kWindowPageTokens; i += kAtOnce) {
       const int token = lane_token + i;
       const uint16_t* row = token < n_stored ? stored + i * Config::kHeadDim : fresh;
-      cp_async_part_16(place(i), row, n_absent <= token && token < tokens.n ? 16 : 0, policy);
+      cp_async_part_16(place(i), row, begin <= token && token < tokens.n ? 16 : 0, policy);
     }
   }
 
   const DecodeArgs& args_;
   WarpMemory<Config>& memory_;
   std::byte* slots_;
-  int at_ = 0;  // of the oldest piece, in slots_
-  // The step whose pieces are asked for.
-  int32_t unit_;
-  int32_t sequence_;
-  int32_t step_;
-  uint32_t pieces_ = 0;  // those that are left
-  // A lane's page (step_page) of it, and of the step after it.
+  int at_ = 0;           // of the oldest piece, in slots_
+  uint32_t pieces_ = 0;  // of the steps: those that are left
+  // A lane's page (step_page) of the steps, and of those after them.
   int32_t pages_ = 0;
   int32_t next_pages_;
 };

@@ -61,12 +61,14 @@ __device__ __forceinline__ uint2 zeros_of(const uint2& bytes, int last) {
 }
 
 // 16-bit numbers as binary16.
-__device__ __forceinline__ uint4 as_halves(uint4 v, DType dtype) {
-  if (dtype == DType::kF16) return v;
+template <DType dtype>
+__device__ __forceinline__ uint4 as_halves(uint4 v) {
+  if constexpr (dtype == DType::kF16) return v;
   return {bfloats_to_halves(v.x), bfloats_to_halves(v.y), bfloats_to_halves(v.z), bfloats_to_halves(v.w)};
 }
-__device__ __forceinline__ uint2 as_halves(uint2 v, DType dtype) {
-  if (dtype == DType::kF16) return v;
+template <DType dtype>
+__device__ __forceinline__ uint2 as_halves(uint2 v) {
+  if constexpr (dtype == DType::kF16) return v;
   return {bfloats_to_halves(v.x), bfloats_to_halves(v.y)};
 }
 
@@ -78,7 +80,7 @@ struct UnitState {
   static constexpr int kQueryShift = 1;
   static constexpr float kScoreUnit = Config::kPacked ? 0x1p-23F : 1.0F;
 
-  uint32_t q[2 * kTiles];  // operand B of every channel tile
+  uint32_t q[2 * kTiles];  // q_of
   float out[kTiles][4];    // channels of the tile x heads
   float sums[4];           // [0], [1]: of zeros, row r is channel group r; [2], [3]: softmax totals
   float maximum[2];        // of log2 scores, heads 2j and 2j + 1
@@ -87,13 +89,14 @@ struct UnitState {
   // queries: shared address of the rows of n_heads query heads.
   __device__ void begin(uint32_t queries, int32_t n_heads, DType dtype) {
     const Lane lane;
-    const uint32_t row = queries + lane.r % n_heads * Config::kRowBytes + 16 * lane.j;
+    const uint32_t row = queries + min(lane.r, n_heads - 1) * Config::kRowBytes + 16 * lane.j;
 #pragma unroll
     for (int i = 0; i < Config::kChannelSpans; ++i) {
-      const uint4 v = as_halves(load_shared_16(row + 64 * i), dtype);
+      uint4 v = load_shared_16(row + 64 * i);
+      if (dtype == DType::kBF16) v = as_halves<DType::kBF16>(v);
       q[4 * i] = v.x;
-      q[4 * i + 1] = v.y;
-      q[4 * i + 2] = v.z;
+      q[4 * i + 1] = v.z;
+      q[4 * i + 2] = v.y;
       q[4 * i + 3] = v.w;
     }
 #pragma unroll
@@ -117,13 +120,18 @@ struct UnitState {
     }
   }
 
-  // q as operand B of codes in tile t: with the inverse of their place's power of two.
+  // Register `half` of q as operand B of channel tile t. Those of a span's two tiles are neighbours, as score_zeros has
+  // them.
+  __device__ __forceinline__ uint32_t q_of(int t, int half) const {
+    return q[t / 2 * 4 + half * 2 + t % 2];
+  }
+  // The same for codes: with the inverse of their place's power of two.
   __device__ __forceinline__ uint32_t scaled_q(int t, int half, uint32_t scale) const {
     constexpr int kPlaceBits = format::low_bits(Config::kKeyBits);
     constexpr int kInByte = Config::kPacked ? 8 / kPlaceBits : 1;
     static_assert(kTiles % kInByte == 0, "the place of a code must depend on its channel tile alone");
     const int exponent = kQueryShift - kPlaceBits * (t % kInByte);
-    return multiply_halves(multiply_halves(q[2 * t + half], halves_of_power(exponent)), scale);
+    return multiply_halves(multiply_halves(q_of(t, half), halves_of_power(exponent)), scale);
   }
 };
 
