@@ -30,7 +30,8 @@ struct Spread {
     const format::WindowPolicy policy = kv.key_policy();
     if (!policy.keeps_all()) cycle = policy.flush;
     const int64_t least = policy.sinks + cycle - 1;
-    const int64_t first = least + std::max<int64_t>(0, (tokens - cycle / 2 - least) / cycle * cycle);
+    // The cycle whose middle is nearest: caches of other sinks or windows get as many tokens, within half a cycle.
+    const int64_t first = least + std::max<int64_t>(0, (tokens - least) / cycle * cycle);
     for (int64_t b = 0; b < batch; ++b) lengths.push_back(std::max<int64_t>(1, first + b * cycle / batch));
   }
   int64_t mean() const { return std::accumulate(lengths.begin(), lengths.end(), int64_t{0}) / std::ssize(lengths); }
