@@ -65,6 +65,24 @@ __device__ int last_at_most(int n, int x, Key key) {
   return low;
 }
 
+// As KvBatchView's key_row and value_row, with numbers of tokens in 32 bits.
+__device__ inline std::byte* window_row(const format::KvBatchView& cache, Side side, int b, int token, int head) {
+  const auto& table = side == Side::kKeys ? cache.key_window_table : cache.value_window_table;
+  const format::WindowPolicy& policy = side == Side::kKeys ? cache.key_policy : cache.value_policy;
+  const bool sink = token < policy.sinks;
+  const auto at = static_cast<unsigned>(sink ? token : token - policy.sinks);
+  constexpr unsigned kPlaces = format::kWindowPageTokens;
+  unsigned slot = at / kPlaces;
+  if (!sink) {
+    const auto first = static_cast<unsigned>(policy.sink_slots());
+    const unsigned ring = static_cast<unsigned>(table.shape[1]) - first;
+    slot = first + (slot < ring ? slot : slot % ring);
+  }
+  const int64_t page = table.data[b * table.stride[0] + slot * table.stride[1]];
+  const int place = head * static_cast<int>(kPlaces) + static_cast<int>(at % kPlaces);
+  return cache.window_pages + page * cache.window_stride + place * (2 * cache.layout.head_dim);
+}
+
 // One side of one sequence and KV head.
 class Timeline {
  public:
@@ -79,9 +97,7 @@ class Timeline {
         new_stride_(new_rows.row_stride) {}
 
   // The 16-bit row of a sink or of a token of the window, stored or to be stored.
-  __device__ std::byte* window_row(int token) const {
-    return side_ == Side::kKeys ? cache_.key_row(b_, token, head_) : cache_.value_row(b_, token, head_);
-  }
+  __device__ std::byte* window_row(int token) const { return kivi::cuda::window_row(cache_, side_, b_, token, head_); }
   __device__ int64_t new_stride() const { return new_stride_; }  // bytes
   __device__ const std::byte* new_row(int token) const { return new_rows_ + (token - n_past_) * new_stride_; }
   // Where the 16-bit numbers of a token are before this step is stored.

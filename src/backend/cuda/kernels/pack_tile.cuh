@@ -1,11 +1,12 @@
 // Packing rows of keys or values into pages: the rows that one block of store.cu packs together.
-//   shared memory   pointers to the rows (1 KiB), codes as bytes [row][head_dim + 4] (17 KiB for head_dim 128)
-//                   and, of keys with params in bytes, of every channel of a group its params, its zero as a float
-//   keys            a warp has 32 channels of a group: a lane two channels and half the tokens, read twice
+//   shared memory   pointers to the rows; the rows, numbers of two channels in a word, in whose place their codes come
+//                   (40 KiB for 128 rows of 128 channels); of keys what quantises a channel of a group, and its range
+//   keys            rows are copied to shared memory; a thread has four channels and some tokens of a group
 //   values          a warp has a row: a lane four channels
-//   words           a thread gathers a word's codes from shared memory
+//   words           a thread gathers words' codes from shared memory
 #pragma once
 
+#include "backend/cuda/device/ptx.cuh"
 #include "backend/cuda/kernels/quantise_tile.cuh"
 
 namespace kivi::cuda {
@@ -21,8 +22,10 @@ __device__ void write_words(const StorePart& part, const PackTile& tile) {
   for (int i = static_cast<int>(threadIdx.x); i < tile.n_heads * n_words; i += kStoreThreads) {
     const int head = i / n_words;
     const int word = begin + i % n_words;
-    const uint8_t* codes = tile.codes + (head * tile.n_tokens() - tile.first) * tile.pitch;
-    const auto code_of = [&](int token, int channel) { return uint32_t{codes[token * tile.pitch + channel]}; };
+    const uint32_t* rows = tile.pairs + (head * tile.n_tokens() - tile.first) * tile.pitch;
+    const auto code_of = [&](int token, int channel) {
+      return uint32_t{reinterpret_cast<const uint16_t*>(rows + token * tile.pitch)[channel]};
+    };
     const WordUpdate update = part.side_kind == Side::kKeys
                                   ? key_word<Bits, plane>(word, head_dim, tile.first, tile.end, code_of)
                                   : value_word<Bits, plane>(word, head_dim, tile.first, tile.end, code_of);
@@ -33,56 +36,124 @@ __device__ void write_words(const StorePart& part, const PackTile& tile) {
   }
 }
 
-template <typename C>
+// Keys where a group of fragments is kAcross tiles of channels of one tile of tokens, or of two where that is half the
+// group, and the tile is whole such groups: as write_words, but a thread has the words of rows r and r + 8, whose codes
+// lie in the tile at steps known when compiling.
+template <int Bits, int kAcross>
+__device__ void write_key_words(const StorePart& part, const PackTile& tile) {
+  constexpr int kFragments = 16 / format::low_bits(Bits);
+  constexpr int kLanes = format::kFragmentGroupWords / 2;
+  using Low = PlaneBits<Bits, Plane::kLow>;
+  using High = PlaneBits<Bits, Plane::kHigh>;
+  static_assert(kAcross == kFragments || 2 * kAcross == kFragments);
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int row = thread % kLanes / 8;
+  const int column = thread % 8 / 2 * 8 + thread % 2 * 2;  // channel of the first fragment
+  const int groups_across = part.layout().head_dim / (kAcross * format::kTile);
+  const int group_tokens = kFragments / kAcross * format::kTile;
+  const int groups_of_head = tile.n_tokens() / group_tokens * groups_across;
+#pragma unroll 1
+  for (int i = thread / kLanes; i < tile.n_heads * groups_of_head; i += kStoreThreads / kLanes) {
+    const int head = i / groups_of_head;
+    const int group = i - head * groups_of_head;
+    const int down = group / groups_across;
+    const int across = group - down * groups_across;
+    const int token = format::spread_number({down * (kFragments / kAcross), row});
+    const uint32_t* from =
+        tile.pairs + (head * tile.n_tokens() + token) * tile.pitch + (across * kAcross * format::kTile + column) / 2;
+    uint2 low = {};
+    uint32_t high = 0;
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+      const int at = format::spread_number({f % kAcross, 0}) / 2 + f / kAcross * 4 * tile.pitch;
+      const uint32_t upper = from[at];                   // row r
+      const uint32_t lower = from[at + 2 * tile.pitch];  // row r + 8
+      if constexpr (format::has_high_plane(Bits)) {
+        constexpr uint32_t kLowBits = format::max_code(Low::kLow) * 0x00010001U;
+        low.x |= (upper & kLowBits) << Low::at(f, 0);
+        low.y |= (lower & kLowBits) << Low::at(f, 1);
+        high |= (upper >> Low::kLow & 0x00010001U) << High::at(f, 0);
+        high |= (lower >> Low::kLow & 0x00010001U) << High::at(f, 1);
+      } else {
+        low.x |= upper << Low::at(f, 0);
+        low.y |= lower << Low::at(f, 1);
+      }
+    }
+    const int to = tile.first / group_tokens * groups_across + group;
+    std::byte* block = tile.block + head * tile.block_bytes;
+    reinterpret_cast<uint2*>(block + part.side().codes)[to * kLanes + thread % kLanes] = low;
+    if constexpr (format::has_high_plane(Bits)) {
+      reinterpret_cast<uint32_t*>(block + part.side().high_plane)[to * kLanes + thread % kLanes] = high;
+    }
+  }
+}
+
+// kKeysOfSteps: keys of the head_dims that stores_tokens takes.
+template <int Bits, bool kKeysOfSteps>
+__device__ void write_codes(const StorePart& part, const PackTile& tile) {
+  constexpr int kFragments = 16 / format::low_bits(Bits);
+  const int across = part.layout().head_dim / format::kTile;
+  if (kKeysOfSteps || part.side_kind == Side::kKeys) {
+    if (across % kFragments == 0) return write_key_words<Bits, kFragments>(part, tile);
+    if (kFragments == 8 && across == 4) return write_key_words<Bits, kFragments / 2>(part, tile);
+  }
+  if constexpr (kKeysOfSteps) return;
+  write_words<Bits, Plane::kLow>(part, tile);
+  if constexpr (format::has_high_plane(Bits)) write_words<Bits, Plane::kHigh>(part, tile);
+}
+
+template <typename C, bool kKeysOfSteps>
 __device__ void pack_tile(const StorePart& part, const PackTile& tile) {
-  if (part.side_kind == Side::kValues) {
-    quantise_values<C>(part, tile);
-  } else if constexpr (C::kParams == ParamFormat::kByte) {
-    quantise_keys_in_units<typename C::Number>(part, tile);
+  if (kKeysOfSteps || part.side_kind == Side::kKeys) {
+    quantise_keys<C>(part, tile);
   } else {
-    quantise_keys<typename C::Number>(part, tile);
+    quantise_values<C>(part, tile);
   }
   __syncthreads();
   switch (part.side().bits) {
     case 2:
-      return write_words<2, Plane::kLow>(part, tile);
+      return write_codes<2, kKeysOfSteps>(part, tile);
     case 3:
-      if constexpr (C::kHighPlane) {
-        write_words<3, Plane::kLow>(part, tile);
-        write_words<3, Plane::kHigh>(part, tile);
-      }
-      return;
+      return write_codes<3, kKeysOfSteps>(part, tile);
     case 4:
-      return write_words<4, Plane::kLow>(part, tile);
+      return write_codes<4, kKeysOfSteps>(part, tile);
     default:
-      return write_words<8, Plane::kLow>(part, tile);
+      return write_codes<8, kKeysOfSteps>(part, tile);
   }
+}
+
+// Packs tokens u .. u + n_tokens - 1 of a page, of n_heads heads from h on.
+template <typename C, bool kKeysOfSteps>
+__device__ void pack_together(const StorePart& part, int h, int n_heads, int u, int n_tokens) {
+  PackTile tile;
+  tile.rows = reinterpret_cast<const std::byte**>(dynamic_shared());
+  tile.pairs = reinterpret_cast<uint32_t*>(tile.rows + part.problem.tile_rows);
+  tile.pitch = pair_pitch(part.layout().head_dim);
+  tile.block = part.problem.block(part.sequence.b, h, u);
+  tile.block_bytes = part.problem.block_bytes;
+  tile.first = u % format::kPageTokens;
+  tile.end = tile.first + n_tokens;
+  tile.n_heads = n_heads;
+  const auto row = static_cast<int>(threadIdx.x);
+  if (row < tile.n_rows()) {
+    const int head = row / n_tokens;
+    tile.rows[row] = part.timeline(h + head).row(part.side().policy.sinks + u + row - head * n_tokens);
+  }
+  __syncthreads();
+  pack_tile<C, kKeysOfSteps>(part, tile);
 }
 
 // Packs tokens. On return no thread of the block reads the window any more.
 template <typename C>
 __device__ void pack(const StorePart& part, TokenRange tokens) {
-  PackTile tile;
-  tile.rows = reinterpret_cast<const std::byte**>(dynamic_shared());
-  tile.codes = reinterpret_cast<uint8_t*>(tile.rows + kPackRows);
-  tile.pitch = code_pitch(part.layout().head_dim);
-  tile.block_bytes = part.problem.block_bytes;
+  int n_tokens;
 #pragma unroll 1
-  for (int u = tokens.begin; u < tokens.end; u += tile.n_tokens()) {
-    tile.first = u % format::kPageTokens;
-    tile.end = min(format::kPageTokens, tile.first + tokens.end - u);
-    const int heads_at_once = min(part.n_heads, kPackRows / tile.n_tokens());
+  for (int u = tokens.begin; u < tokens.end; u += n_tokens) {
+    n_tokens = min(tokens.end, (u / format::kPageTokens + 1) * format::kPageTokens) - u;
+    const int heads_at_once = min(part.n_heads, part.problem.tile_rows / n_tokens);
 #pragma unroll 1
     for (int h = 0; h < part.n_heads; h += heads_at_once) {
-      tile.n_heads = min(heads_at_once, part.n_heads - h);
-      tile.block = part.timeline(part.head + h).block(u);
-      const auto row = static_cast<int>(threadIdx.x);
-      if (row < tile.n_rows()) {
-        const int token = part.side().policy.sinks + u + row % tile.n_tokens();
-        tile.rows[row] = part.timeline(part.head + h + row / tile.n_tokens()).row(token);
-      }
-      __syncthreads();
-      pack_tile<C>(part, tile);
+      pack_together<C, false>(part, part.head + h, min(heads_at_once, part.n_heads - h), u, n_tokens);
     }
   }
 }
