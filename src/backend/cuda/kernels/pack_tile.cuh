@@ -1,7 +1,7 @@
 // Packing rows of keys or values into pages: the rows that one block of store.cu packs together.
 //   shared memory   pointers to the rows; the rows, numbers of two channels in a word, in whose place their codes come
 //                   (40 KiB for 128 rows of 128 channels); of keys what quantises a channel of a group, and its range
-//   keys            rows are copied to shared memory; a thread has four channels and some tokens of a group
+//   keys            a thread has four channels and some tokens of a group
 //   values          a warp has a row: a lane four channels
 //   words           a thread gathers words' codes from shared memory
 #pragma once
@@ -36,70 +36,95 @@ __device__ void write_words(const StorePart& part, const PackTile& tile) {
   }
 }
 
-// Keys where a group of fragments is kAcross tiles of channels of one tile of tokens, or of two where that is half the
-// group, and the tile is whole such groups: as write_words, but a thread has the words of rows r and r + 8, whose codes
-// lie in the tile at steps known when compiling.
-template <int Bits, int kAcross>
-__device__ void write_key_words(const StorePart& part, const PackTile& tile) {
+// Where a group of fragments is kAcross tiles of channels of one tile of tokens, or of two where that is half the
+// group, and the tile has whole spans of tokens. As write_words, but a thread has the words of rows r and r + 8, whose
+// codes lie in the tile at steps known when compiling.
+template <int Bits, int kAcross, Side kSide>
+__device__ void write_whole_words(const StorePart& part, const PackTile& tile) {
   constexpr int kFragments = 16 / format::low_bits(Bits);
+  constexpr int kDown = kFragments / kAcross;
   constexpr int kLanes = format::kFragmentGroupWords / 2;
   using Low = PlaneBits<Bits, Plane::kLow>;
   using High = PlaneBits<Bits, Plane::kHigh>;
-  static_assert(kAcross == kFragments || 2 * kAcross == kFragments);
+  static_assert(kDown == 1 || kDown == 2);
   const auto thread = static_cast<int>(threadIdx.x);
   const int row = thread % kLanes / 8;
-  const int column = thread % 8 / 2 * 8 + thread % 2 * 2;  // channel of the first fragment
+  const int column = thread % 8 / 2 * 2 + thread % 2 * 8;
   const int groups_across = part.layout().head_dim / (kAcross * format::kTile);
-  const int group_tokens = kFragments / kAcross * format::kTile;
-  const int groups_of_head = tile.n_tokens() / group_tokens * groups_across;
+  const int groups_of_head = tile.n_tokens() / (kDown * format::kTile) * groups_across;
 #pragma unroll 1
   for (int i = thread / kLanes; i < tile.n_heads * groups_of_head; i += kStoreThreads / kLanes) {
     const int head = i / groups_of_head;
     const int group = i - head * groups_of_head;
     const int down = group / groups_across;
-    const int across = group - down * groups_across;
-    const int token = format::spread_number({down * (kFragments / kAcross), row});
-    const uint32_t* from =
-        tile.pairs + (head * tile.n_tokens() + token) * tile.pitch + (across * kAcross * format::kTile + column) / 2;
+    const int across = (group - down * groups_across) * kAcross;
+    const int token = format::spread_number({down * kDown, kSide == Side::kKeys ? row : column});
+    const int channel =
+        kSide == Side::kKeys ? format::spread_number({across, column}) : format::rows_number({across, row});
+    const uint32_t* from = tile.pairs + (head * tile.n_tokens() + token) * tile.pitch + channel / 2;
     uint2 low = {};
     uint32_t high = 0;
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {
-      const int at = format::spread_number({f % kAcross, 0}) / 2 + f / kAcross * 4 * tile.pitch;
-      const uint32_t upper = from[at];                   // row r
-      const uint32_t lower = from[at + 2 * tile.pitch];  // row r + 8
+      const uint32_t* pair = from + format::spread_number({f / kAcross, 0}) * tile.pitch;
+      uint32_t upper;  // row r
+      uint32_t lower;  // row r + 8
+      if constexpr (kSide == Side::kKeys) {
+        pair += format::spread_number({f % kAcross, 0}) / 2;
+        upper = pair[0];
+        lower = pair[2 * tile.pitch];
+      } else {
+        pair += format::rows_number({f % kAcross, 0}) / 2;
+        upper = __byte_perm(pair[0], pair[tile.pitch], 0x5410);
+        lower = __byte_perm(pair[0], pair[tile.pitch], 0x7632);
+      }
       if constexpr (format::has_high_plane(Bits)) {
         constexpr uint32_t kLowBits = format::max_code(Low::kLow) * 0x00010001U;
-        low.x |= (upper & kLowBits) << Low::at(f, 0);
-        low.y |= (lower & kLowBits) << Low::at(f, 1);
         high |= (upper >> Low::kLow & 0x00010001U) << High::at(f, 0);
         high |= (lower >> Low::kLow & 0x00010001U) << High::at(f, 1);
-      } else {
-        low.x |= upper << Low::at(f, 0);
-        low.y |= lower << Low::at(f, 1);
+        upper &= kLowBits;
+        lower &= kLowBits;
       }
+      low.x |= upper << Low::at(f, 0);
+      low.y |= lower << Low::at(f, 1);
     }
-    const int to = tile.first / group_tokens * groups_across + group;
+    const int to = (tile.first / (kDown * format::kTile) * groups_across + group) * kLanes + thread % kLanes;
     std::byte* block = tile.block + head * tile.block_bytes;
-    reinterpret_cast<uint2*>(block + part.side().codes)[to * kLanes + thread % kLanes] = low;
+    reinterpret_cast<uint2*>(block + part.side().codes)[to] = low;
     if constexpr (format::has_high_plane(Bits)) {
-      reinterpret_cast<uint32_t*>(block + part.side().high_plane)[to * kLanes + thread % kLanes] = high;
+      reinterpret_cast<uint32_t*>(block + part.side().high_plane)[to] = high;
     }
   }
+}
+
+// Returns whether it could.
+template <int Bits, Side kSide>
+__device__ bool write_if_whole(const StorePart& part, const PackTile& tile) {
+  constexpr int kFragments = 16 / format::low_bits(Bits);
+  const int across = part.layout().head_dim / format::kTile;
+  if ((tile.first | tile.end) % format::kTileSpan != 0) return false;
+  if (across % kFragments == 0) {
+    write_whole_words<Bits, kFragments, kSide>(part, tile);
+    return true;
+  }
+  if constexpr (kFragments == 8) {
+    if (across == 4) write_whole_words<Bits, 4, kSide>(part, tile);
+  }
+  return kFragments == 8 && across == 4;
 }
 
 // kKeysOfSteps: keys of the head_dims that stores_tokens takes.
 template <int Bits, bool kKeysOfSteps>
 __device__ void write_codes(const StorePart& part, const PackTile& tile) {
-  constexpr int kFragments = 16 / format::low_bits(Bits);
-  const int across = part.layout().head_dim / format::kTile;
-  if (kKeysOfSteps || part.side_kind == Side::kKeys) {
-    if (across % kFragments == 0) return write_key_words<Bits, kFragments>(part, tile);
-    if (kFragments == 8 && across == 4) return write_key_words<Bits, kFragments / 2>(part, tile);
+  if constexpr (kKeysOfSteps) {
+    write_if_whole<Bits, Side::kKeys>(part, tile);
+  } else {
+    const bool done = part.side_kind == Side::kKeys ? write_if_whole<Bits, Side::kKeys>(part, tile)
+                                                    : write_if_whole<Bits, Side::kValues>(part, tile);
+    if (done) return;
+    write_words<Bits, Plane::kLow>(part, tile);
+    if constexpr (format::has_high_plane(Bits)) write_words<Bits, Plane::kHigh>(part, tile);
   }
-  if constexpr (kKeysOfSteps) return;
-  write_words<Bits, Plane::kLow>(part, tile);
-  if constexpr (format::has_high_plane(Bits)) write_words<Bits, Plane::kHigh>(part, tile);
 }
 
 template <typename C, bool kKeysOfSteps>
@@ -129,7 +154,7 @@ __device__ void pack_together(const StorePart& part, int h, int n_heads, int u, 
   tile.rows = reinterpret_cast<const std::byte**>(dynamic_shared());
   tile.pairs = reinterpret_cast<uint32_t*>(tile.rows + part.problem.tile_rows);
   tile.pitch = pair_pitch(part.layout().head_dim);
-  tile.block = part.problem.block(part.sequence.b, h, u);
+  tile.block = part.problem.block(*part.problem.packed_page(part.sequence.b, u), h);
   tile.block_bytes = part.problem.block_bytes;
   tile.first = u % format::kPageTokens;
   tile.end = tile.first + n_tokens;

@@ -60,10 +60,13 @@ struct StoreProblem {
   int first_blocks = 0;  // of the first kind that the kernel has: flush blocks, or edge blocks
   int edge_heads = 0;    // KV heads of an edge block
 
-  // The packed block of a sequence's token u, counted from the end of the sinks.
-  __device__ std::byte* block(int b, int head, int u) const {
-    return cache.packed_pages + cache.packed_table(b, u / format::kPageTokens) * cache.packed_stride +
-           head * block_bytes;
+  // Where the number of the page that has a sequence's token u is, u counted from the end of the sinks; a block in it.
+  __device__ const int32_t* packed_page(int b, int u) const {
+    const auto& table = cache.packed_table;
+    return table.data + b * table.stride[0] + u / format::kPageTokens * table.stride[1];
+  }
+  __device__ std::byte* block(int page, int head) const {
+    return cache.packed_pages + page * cache.packed_stride + head * block_bytes;
   }
 };
 
@@ -176,6 +179,23 @@ __device__ inline void add(format::GroupRange& range, float x) {
   range.max = fmaxf(range.max, x);
 }
 
+// Copies the rows into the tile.
+__device__ inline void stage_rows(const StorePart& part, const PackTile& tile) {
+  const int per_row = part.layout().head_dim / 8;  // pieces of 16 bytes
+  const int rows_at_once = kStoreThreads / per_row;
+  const int first = static_cast<int>(threadIdx.x) / per_row;
+  const int piece = static_cast<int>(threadIdx.x) - first * per_row;
+  if (first < rows_at_once) {
+#pragma unroll 4
+    for (int row = first; row < tile.n_rows(); row += rows_at_once) {
+      cp_async_16(tile.pairs + row * tile.pitch + piece * 4, tile.rows[row] + piece * 16);
+    }
+  }
+  cp_async_commit();
+  cp_async_wait<0>();
+  __syncthreads();
+}
+
 // ---- Values ----
 
 // What the params of a group of values follow from, in a register: its smallest number, and its largest with the sign
@@ -238,6 +258,7 @@ __device__ void quantise_values(const StorePart& part, const PackTile& tile) {
   const int bits = part.side().bits;
   const int head_dim = part.layout().head_dim;
   const int lanes_per_group = part.side().group / 4;
+  stage_rows(part, tile);
 #pragma unroll 1
   for (int row = static_cast<int>(threadIdx.x) / 32; row < tile.n_rows(); row += kStoreWarps) {
     const int token = tile.first + row % tile.n_tokens();
@@ -245,7 +266,8 @@ __device__ void quantise_values(const StorePart& part, const PackTile& tile) {
 #pragma unroll 1
     for (int channel = 4 * lane; channel - 4 * lane < head_dim; channel += 128) {
       const bool inside = channel < head_dim;
-      const uint2 numbers = inside ? *reinterpret_cast<const uint2*>(tile.rows[row] + channel * 2) : uint2{0, 0};
+      auto* pairs = reinterpret_cast<uint2*>(tile.pairs + row * tile.pitch + channel / 2);
+      const uint2 numbers = inside ? *pairs : uint2{0, 0};
       auto statistic = ValueStatistic<T, C::kParams>::of(numbers);
 #pragma unroll 1
       for (int distance = 1; distance < lanes_per_group; distance *= 2) {
@@ -257,8 +279,7 @@ __device__ void quantise_values(const StorePart& part, const PackTile& tile) {
         store_params(part.side(), block, part.side().value_param(part.layout(), token, channel), params);
       }
       const auto quantiser = GroupQuantiser::make(line_of_value(params, bits), bits);
-      *reinterpret_cast<uint2*>(tile.pairs + row * tile.pitch + channel / 2) = {
-          codes_of<T>(numbers.x, quantiser, quantiser, bits), codes_of<T>(numbers.y, quantiser, quantiser, bits)};
+      *pairs = {codes_of<T>(numbers.x, quantiser, quantiser, bits), codes_of<T>(numbers.y, quantiser, quantiser, bits)};
     }
   }
 }
@@ -292,23 +313,6 @@ struct KeyColumns {
     }
   }
 };
-
-// Copies the rows into the tile.
-__device__ inline void stage_rows(const StorePart& part, const PackTile& tile) {
-  const int per_row = part.layout().head_dim / 8;  // pieces of 16 bytes
-  const int rows_at_once = kStoreThreads / per_row;
-  const int first = static_cast<int>(threadIdx.x) / per_row;
-  const int piece = static_cast<int>(threadIdx.x) - first * per_row;
-  if (first < rows_at_once) {
-#pragma unroll 4
-    for (int row = first; row < tile.n_rows(); row += rows_at_once) {
-      cp_async_16(tile.pairs + row * tile.pitch + piece * 4, tile.rows[row] + piece * 16);
-    }
-  }
-  cp_async_commit();
-  cp_async_wait<0>();
-  __syncthreads();
-}
 
 template <typename T>
 __device__ void find_key_ranges(const StorePart& part, const PackTile& tile, const KeyColumns& columns,

@@ -161,7 +161,7 @@ struct FlushList {
         const int b = first + look + i * kStoreThreads + thread;
         const SequenceRows rows = sequence_rows(problem.cache, problem.seq_begin, min(b, problem.n_sequences - 1));
         const bool flushes_now =
-            b < problem.n_sequences && rows.n_new == 1 && flushes_at(problem.keys.policy, rows.n_past);
+            (b < problem.n_sequences) & (rows.n_new == 1) & flushes_at(problem.keys.policy, rows.n_past);
         flushes |= unsigned{flushes_now} << i;
       }
 #pragma unroll
@@ -191,8 +191,8 @@ struct FlushList {
 
   // Whether the token after n_past makes keys leave.
   static __device__ bool flushes_at(const WindowPolicy& policy, int n_past) {
-    const int n = n_past + 1 - policy.sinks - policy.keep;
-    return n > 0 && static_cast<unsigned>(n) % static_cast<unsigned>(policy.flush) == 0;
+    const int n = n_past + 1 - policy.sinks;  // keep is 0
+    return (n > 0) & (static_cast<unsigned>(n) % static_cast<unsigned>(policy.flush) == 0);
   }
 };
 
@@ -200,20 +200,23 @@ template <typename C>
 __device__ void flush_keys(const StoreProblem& problem, int block) {
   __shared__ FlushList list;
   const StoreSide& keys = problem.keys;
+  const WindowPolicy& policy = keys.policy;
   const int n_heads = problem.cache.layout.n_kv_heads;
-  const int flush = keys.policy.flush;
-  const int n_parts = flush / keys.unit;  // of a flush and head
+  const int n_parts = policy.flush / keys.unit;  // of a flush and head
 #pragma unroll 1
   for (int first = 0; first < problem.n_sequences; first += FlushList::kMost) {
     list.make(problem, first);
 #pragma unroll 1
     for (int i = block; i < list.n * n_heads * n_parts; i += problem.first_blocks) {
-      const int b = first + list.sequences[i / (n_heads * n_parts)];
-      const StorePart part{problem, Side::kKeys, i / n_parts % n_heads, 1,
-                           sequence_rows(problem.cache, problem.seq_begin, b)};
-      const TokenRange leaving = packed_range(keys.policy, part.sequence.n_past, part.sequence.n_past + 1);
-      const int begin = leaving.end - flush + i % n_parts * keys.unit;
-      if (begin >= leaving.begin) pack_together<C, true>(part, part.head, 1, begin, keys.unit);
+      const int head_of_all = i / n_parts;
+      const int entry = head_of_all / n_heads;
+      const StorePart part{problem, Side::kKeys, head_of_all - entry * n_heads, 1,
+                           sequence_rows(problem.cache, problem.seq_begin, first + list.sequences[entry])};
+      const int end = part.sequence.n_past + 1 - policy.sinks;  // all that is in the window leaves
+      const int begin = end - policy.flush + (i - head_of_all * n_parts) * keys.unit;
+      // What is out of sight does so in whole pages, and so in whole units.
+      if (policy.sliding_window != 0 && policy.sinks + begin < policy.first_stored(part.sequence.n_past + 1)) continue;
+      pack_together<C, true>(part, part.head, 1, begin, keys.unit);
     }
   }
 }
@@ -283,10 +286,12 @@ int edge_heads(int64_t n_heads_of_all) {
   return heads;
 }
 
+// Twice what a step needs whose sequences flush one after the other, and enough to use the device where they flush
+// together: each makes a list of them first.
 int flush_blocks(const StoreSide& keys, int64_t n_heads_of_all) {
-  constexpr int64_t kMost = 512;
   if (keys.bits == 0) return 0;
-  return static_cast<int>(std::min(kMost, n_heads_of_all * std::max(keys.policy.flush / keys.unit, 1)));
+  const int64_t most = n_heads_of_all * (keys.policy.flush / keys.unit);
+  return static_cast<int>(std::min(most, std::clamp<int64_t>(2 * n_heads_of_all / keys.unit, 256, 512)));
 }
 
 StoreSide key_side(const StoreKvArgs& args) {

@@ -176,27 +176,25 @@ __device__ void store_token(const StoreProblem& problem, const SequenceRows& seq
   const bool packs = leaving >= 0 && (policy.sliding_window == 0 ||
                                       leaving >= static_cast<int>(policy.first_stored(token + 1)) - policy.sinks);
 
-  // Where all goes first: these loads wait for each other no more than need be.
-  const auto kept_at = [&](Side side, const format::WindowPolicy& of_side) {
-    return stays(of_side, token) ? window_row(problem.cache, side, b, token, head) : nullptr;
-  };
-  std::byte* key_to = kept_at(Side::kKeys, problem.keys.policy);
-  std::byte* value_to = kept_at(Side::kValues, policy);
+  // All numbers of pages are read at once, whether or not they are needed.
+  const format::KvBatchView& cache = problem.cache;
+  const WindowPlace key_at(cache, Side::kKeys, b, token, head);
+  const WindowPlace value_at(cache, Side::kValues, b, token, head);
+  const WindowPlace old_at(cache, Side::kValues, b, policy.sinks + max(leaving, 0), head);
+  const int key_page = *key_at.page;
+  const int value_page = *value_at.page;
+  const int old_page = *old_at.page;
+  const int block_page = *(packs ? problem.packed_page(b, leaving) : old_at.page);
   const std::byte* new_value = problem.values.new_rows.at(sequence.first_row, head);
-  const std::byte* old_value = new_value;
-  std::byte* block = nullptr;
-  if (packs) {
-    if (policy.keep > 0) old_value = window_row(problem.cache, Side::kValues, b, policy.sinks + leaving, head);
-    block = problem.block(b, head, leaving);
-  }
   RowPart<kSpans> key, value, old;
   key.load(problem.keys.new_rows.at(sequence.first_row, head), channel);
   value.load(new_value, channel);
-  if (packs) old.load(old_value, channel);
+  old.load(packs && policy.keep > 0 ? old_at.row(cache, old_page) : new_value, channel);
   __syncwarp();  // the new value may take the old one's place
-  if (valid && key_to != nullptr) key.store(key_to, channel);
-  if (valid && value_to != nullptr) value.store(value_to, channel);
+  if (valid && stays(problem.keys.policy, token)) key.store(key_at.row(cache, key_page), channel);
+  if (valid && stays(policy, token)) value.store(value_at.row(cache, value_page), channel);
   if (!packs) return;
+  std::byte* block = problem.block(block_page, head);
   const int to = leaving % format::kPageTokens;
   switch (problem.values.bits) {
     case 2:
@@ -217,7 +215,7 @@ __device__ void store_tokens(const StoreProblem& problem, int warp) {
   const int b = warp / warps_per_sequence;
   if (b >= problem.n_sequences) return;
   const SequenceRows sequence = sequence_rows(problem.cache, problem.seq_begin, b);
-  if (sequence.n_new != 1) return;
+  if ((sequence.n_new != 1) | (sequence.n_past < 0)) return;  // both are read at once
   const int first_part = (warp - b * warps_per_sequence) * kTokenParts;
   if (problem.cache.layout.head_dim == 64) {
     store_token<C, 2>(problem, sequence, first_part);
