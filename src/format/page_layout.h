@@ -70,7 +70,6 @@ struct PageLayout {
   KIVI_HD constexpr int param_bytes() const { return params == ParamFormat::kHalf ? 2 : 1; }
   // Words of the low plane.
   KIVI_HD constexpr int words_per_key_group() const { return key_group * low_bits(key_bits) / 32; }
-  KIVI_HD constexpr int words_per_value_group() const { return value_group * low_bits(value_bits) / 32; }
   KIVI_HD constexpr int words_per_value_row() const { return head_dim * low_bits(value_bits) / 32; }
 
   // Byte offsets inside a block. Planes of high bits come after key_codes() and value_codes().

@@ -38,6 +38,15 @@ struct GroupParams {
   friend constexpr bool operator==(GroupParams, GroupParams) = default;
 };
 
+// What a reader of a group sees: code * scale + zero.
+struct GroupLine {
+  float scale;
+  float zero;
+};
+KIVI_HD constexpr GroupLine line_of(GroupParams params) {
+  return {to_float(params.scale), to_float(params.zero)};
+}
+
 // The smallest and the largest number added so far; min > max before the first.
 struct GroupRange {
   float min = std::numeric_limits<float>::infinity();
@@ -81,12 +90,6 @@ KIVI_HD constexpr float dequantise(uint32_t code, float scale, float zero) {
 }
 
 // ---- ParamFormat::kByte ----
-
-// What a reader of a group sees: code * scale + zero.
-struct GroupLine {
-  float scale;
-  float zero;
-};
 
 // A scale's byte is the middle of a binary16 >= 0: five bits of exponent and three of mantissa.
 KIVI_HD constexpr float scale_of_byte(uint8_t byte) {

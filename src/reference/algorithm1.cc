@@ -13,10 +13,6 @@ float seen(float x, const format::GroupLine& line, int bits) {
   return format::dequantise(format::quantise(x, line.scale, line.zero, bits), line.scale, line.zero);
 }
 
-format::GroupLine as_line(const format::GroupParams& params) {
-  return {to_float(params.scale), to_float(params.zero)};
-}
-
 // Quantises `n` rows in place, each channel a group.
 void quantise_channels(Row* rows, int n, int bits, format::ParamFormat params) {
   const size_t n_channels = rows[0].size();
@@ -28,7 +24,7 @@ void quantise_channels(Row* rows, int n, int bits, format::ParamFormat params) {
   }
   const float unit = to_float(format::zero_unit(largest_zero));
   for (size_t c = 0; c < n_channels; ++c) {
-    format::GroupLine line = as_line(format::group_params(ranges[c], bits));
+    format::GroupLine line = line_of(format::group_params(ranges[c], bits));
     if (params == format::ParamFormat::kByte) {
       const format::KeyGroupParams wanted = format::key_group_params(ranges[c], bits);
       line = {format::scale_of_byte(wanted.scale), format::zero_of_byte(format::zero_to_byte(wanted.zero, unit), unit)};
@@ -41,7 +37,7 @@ void quantise_channels(Row* rows, int n, int bits, format::ParamFormat params) {
 void quantise_group(std::span<float> x, int bits, format::ParamFormat params) {
   format::GroupRange range;
   for (const float number : x) range.add(number);
-  format::GroupLine line = as_line(format::group_params(range, bits));
+  format::GroupLine line = line_of(format::group_params(range, bits));
   if (params == format::ParamFormat::kByte) {
     const uint8_t scale = format::value_scale(format::sum_of_squares(x), static_cast<int>(x.size()), bits);
     line = format::value_line(scale, bits);

@@ -65,6 +65,29 @@ __device__ int last_at_most(int n, int x, Key key) {
   return low;
 }
 
+// Where a row of the window is, once its page is read. As KvBatchView's key_row and value_row, with numbers of tokens
+// in 32 bits, and without branches: so several pages are read at once.
+struct WindowPlace {
+  const int32_t* page;
+  int offset;  // bytes from the start of the page
+
+  __device__ WindowPlace(const format::KvBatchView& cache, Side side, int b, int token, int head) {
+    const auto& table = side == Side::kKeys ? cache.key_window_table : cache.value_window_table;
+    const format::WindowPolicy& policy = side == Side::kKeys ? cache.key_policy : cache.value_policy;
+    constexpr unsigned kPlaces = format::kWindowPageTokens;
+    const bool sink = token < policy.sinks;
+    const auto at = static_cast<unsigned>(sink ? token : token - policy.sinks);
+    const auto first = static_cast<unsigned>(policy.sink_slots());
+    const unsigned in_ring = first + at / kPlaces % (static_cast<unsigned>(table.shape[1]) - first);
+    const unsigned slot = sink ? at / kPlaces : in_ring;
+    page = table.data + b * table.stride[0] + slot * table.stride[1];
+    offset = (head * static_cast<int>(kPlaces) + static_cast<int>(at % kPlaces)) * 2 * cache.layout.head_dim;
+  }
+  __device__ std::byte* row(const format::KvBatchView& cache, int page_number) const {
+    return cache.window_pages + page_number * cache.window_stride + offset;
+  }
+};
+
 // One side of one sequence and KV head.
 class Timeline {
  public:
@@ -80,7 +103,8 @@ class Timeline {
 
   // The 16-bit row of a sink or of a token of the window, stored or to be stored.
   __device__ std::byte* window_row(int token) const {
-    return side_ == Side::kKeys ? cache_.key_row(b_, token, head_) : cache_.value_row(b_, token, head_);
+    const WindowPlace place(cache_, side_, b_, token, head_);
+    return place.row(cache_, *place.page);
   }
   __device__ int64_t new_stride() const { return new_stride_; }  // bytes
   __device__ const std::byte* new_row(int token) const { return new_rows_ + (token - n_past_) * new_stride_; }

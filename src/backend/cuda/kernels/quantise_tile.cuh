@@ -2,12 +2,12 @@
 // their codes into shared memory.
 #pragma once
 
-#include <type_traits>
-
 #include "backend/cuda/device/ptx.cuh"
 #include "backend/cuda/device/warp.cuh"
 #include "backend/cuda/kernels/fragment_words.h"
+#include "backend/cuda/kernels/group_quantiser.h"
 #include "backend/cuda/kernels/kv_rows.cuh"
+#include "backend/cuda/kernels/pair_bounds.h"
 #include "format/quantise.h"
 
 namespace kivi::cuda {
@@ -19,12 +19,11 @@ inline constexpr int kStoreWarps = kStoreThreads / 32;
 inline constexpr int kPackRows = format::kPageTokens;  // at once
 static_assert(kPackRows <= kStoreThreads);
 
-// What a kernel is compiled for. kHighPlane: codes of a side may have 3 bits.
-template <typename NumberType, ParamFormat kParamFormat, bool kHigh>
+// What a kernel is compiled for.
+template <typename NumberType, ParamFormat kParamFormat>
 struct StoreConfig {
   using Number = NumberType;
   static constexpr ParamFormat kParams = kParamFormat;
-  static constexpr bool kHighPlane = kHigh;
 };
 
 // One side (keys or values) of the cache.
@@ -39,6 +38,14 @@ struct StoreSide {
   int scales;
   int zeros;
   int zero_units;
+  int spans_shift;  // log2 of a group's width in spans of 32 numbers
+
+  // The index of the params of a group of values among those of its side.
+  __device__ int value_param(const format::PageLayout& layout, int token, int channel) const {
+    const int groups = layout.head_dim / format::kTileSpan >> spans_shift;
+    const int row = token / format::kTileSpan * groups + (channel / format::kTileSpan >> spans_shift);
+    return row * format::kTileSpan + token % format::kTileSpan;
+  }
 };
 
 struct StoreProblem {
@@ -48,11 +55,19 @@ struct StoreProblem {
   const int32_t* seq_begin;
   int n_sequences;
   int block_bytes;
-  int edge_heads;  // KV heads of an edge block
-  // Blocks of each kind, in the order of the grid; bulk blocks come last.
-  int flush_blocks = 0;
-  int token_blocks = 0;  // 0: edge and bulk blocks store sequences of one new token, too
-  int edge_blocks = 0;   // of values, then as many of keys
+  bool steps;            // sequences of one new token have a kernel of their own
+  int tile_rows = 0;     // that shared memory has room for
+  int first_blocks = 0;  // of the first kind that the kernel has: flush blocks, or edge blocks
+  int edge_heads = 0;    // KV heads of an edge block
+
+  // Where the number of the page that has a sequence's token u is, u counted from the end of the sinks; a block in it.
+  __device__ const int32_t* packed_page(int b, int u) const {
+    const auto& table = cache.packed_table;
+    return table.data + b * table.stride[0] + u / format::kPageTokens * table.stride[1];
+  }
+  __device__ std::byte* block(int page, int head) const {
+    return cache.packed_pages + page * cache.packed_stride + head * block_bytes;
+  }
 };
 
 // What a block works on: one side of a sequence and n_heads KV heads from `head` on.
@@ -69,8 +84,8 @@ struct StorePart {
 };
 
 struct TokenRange {
-  int begin;
-  int end;
+  int begin = 0;
+  int end = 0;
   __device__ int size() const { return max(end - begin, 0); }
 };
 
@@ -84,6 +99,7 @@ struct KeptTokens {
   TokenRange sinks;
   TokenRange window;
 
+  KeptTokens() = default;
   __device__ KeptTokens(const format::WindowPolicy& policy, int n_past, int n_after) {
     const int first = max(n_past, static_cast<int>(policy.first_stored(n_after)));
     sinks = {first, min(n_after, policy.sinks)};
@@ -104,9 +120,9 @@ __host__ __device__ constexpr int round_up(int x, int unit) {
 // Rows that are packed together: tokens first .. end - 1 of a page, of n_heads heads; row = head, then token.
 struct PackTile {
   const std::byte** rows;  // where their 16-bit numbers are
-  uint8_t* codes;          // [row][pitch]
-  int pitch;               // four more than head_dim, so that words of several rows come from several banks
-  std::byte* block;        // of the first head
+  uint32_t* pairs;         // [row][pitch]: of two channels their numbers, and then their codes, in 16 bits each
+  int pitch;
+  std::byte* block;  // of the first head
   int block_bytes;
   int first;
   int end;
@@ -116,26 +132,31 @@ struct PackTile {
   __device__ int n_rows() const { return n_heads * n_tokens(); }
 };
 
-constexpr int code_pitch(int head_dim) {
-  return head_dim + 4;
+// Odd multiples of 16 words: of a word's codes at most two come from one bank at a time.
+constexpr int pair_pitch(int head_dim) {
+  return (head_dim / 2 + 15) / 32 * 32 + 16;
 }
-// Between two passes over keys whose zeros have a common unit.
-struct KeyScratch {
-  format::KeyGroupParams* params;  // [group of the tile][head_dim]
-  float* largest_zeros;            // [group of the tile][head_dim / 32]
 
-  __device__ KeyScratch(const PackTile& tile, int n_groups, int head_dim)
-      : params(reinterpret_cast<format::KeyGroupParams*>(tile.codes + kPackRows * tile.pitch)),
-        largest_zeros(reinterpret_cast<float*>(params + n_groups * head_dim)) {}
-  static constexpr size_t bytes(int n_groups, int head_dim) {
-    return n_groups * (head_dim * sizeof(format::KeyGroupParams) + head_dim / 32 * sizeof(float));
+// Keys beside their tile.
+struct KeyScratch {
+  GroupQuantiser* quantisers;  // [group of the tile][head_dim]
+  uint4* ranges;               // [split][column]: of four channels the minima, then the maxima (KeyColumns)
+  float* largest_zeros;        // [2][warp]
+
+  __device__ KeyScratch(const PackTile& tile, int tile_rows, int n_channels, int n_columns)
+      : quantisers(reinterpret_cast<GroupQuantiser*>(tile.pairs + tile_rows * tile.pitch)),
+        ranges(reinterpret_cast<uint4*>(quantisers + n_channels)),
+        largest_zeros(reinterpret_cast<float*>(ranges + max(n_columns, kStoreThreads))) {}
+  static constexpr size_t bytes(int n_channels) {
+    const int n_ranges = n_channels / 4 < kStoreThreads ? kStoreThreads : n_channels / 4;
+    return n_channels * sizeof(GroupQuantiser) + n_ranges * sizeof(uint4) + 2 * kStoreWarps * sizeof(float);
   }
 };
 
-constexpr size_t pack_bytes(const format::PageLayout& layout) {
-  const bool two_passes = layout.params == ParamFormat::kByte && layout.key_bits != 0;
-  return kPackRows * (sizeof(void*) + code_pitch(layout.head_dim)) +
-         (two_passes ? KeyScratch::bytes(kPackRows / layout.key_group, layout.head_dim) : 0);
+constexpr size_t pack_bytes(const format::PageLayout& layout, int tile_rows) {
+  const int key_groups = layout.key_bits == 0 ? 0 : tile_rows / layout.key_group;
+  return tile_rows * (sizeof(void*) + pair_pitch(layout.head_dim) * sizeof(uint32_t)) +
+         KeyScratch::bytes(key_groups * layout.head_dim);
 }
 
 // ---- Quantising ----
@@ -146,84 +167,98 @@ __device__ float number_of(uint32_t pair, int i) {
   return to_float(T{static_cast<uint16_t>(pair >> (16 * i))});
 }
 
-// n consecutive 16-bit numbers, n 2 or 4, as floats.
-template <typename T, int n>
-__device__ void load_numbers(const std::byte* from, float (&x)[n]) {
-  using Raw = std::conditional_t<n == 2, uint32_t, uint2>;
-  const Raw raw = *reinterpret_cast<const Raw*>(from);
-  const auto* words = reinterpret_cast<const uint32_t*>(&raw);
-#pragma unroll
-  for (int i = 0; i < n; ++i) x[i] = number_of<T>(words[i / 2], i % 2);
+// The codes of two numbers, in 16 bits each.
+template <typename T>
+__device__ uint32_t codes_of(uint32_t pair, const GroupQuantiser& low, const GroupQuantiser& high, int bits) {
+  return __byte_perm(low.raised_code(number_of<T>(pair, 0), bits), high.raised_code(number_of<T>(pair, 1), bits),
+                     0x5410);
 }
 
 __device__ inline void add(format::GroupRange& range, float x) {
   range.min = fminf(range.min, x);
   range.max = fmaxf(range.max, x);
 }
-__device__ inline format::GroupRange join(const format::GroupRange& a, const format::GroupRange& b) {
-  return {fminf(a.min, b.min), fmaxf(a.max, b.max)};
-}
-// This lane's range, and that of the lane `distance` away.
-__device__ inline format::GroupRange merge(const format::GroupRange& range, int distance) {
-  return join(range, {__shfl_xor_sync(~0U, range.min, distance), __shfl_xor_sync(~0U, range.max, distance)});
+
+// Copies the rows into the tile.
+__device__ inline void stage_rows(const StorePart& part, const PackTile& tile) {
+  const int per_row = part.layout().head_dim / 8;  // pieces of 16 bytes
+  const int rows_at_once = kStoreThreads / per_row;
+  const int first = static_cast<int>(threadIdx.x) / per_row;
+  const int piece = static_cast<int>(threadIdx.x) - first * per_row;
+  if (first < rows_at_once) {
+#pragma unroll 4
+    for (int row = first; row < tile.n_rows(); row += rows_at_once) {
+      cp_async_16(tile.pairs + row * tile.pitch + piece * 4, tile.rows[row] + piece * 16);
+    }
+  }
+  cp_async_commit();
+  cp_async_wait<0>();
+  __syncthreads();
 }
 
 // ---- Values ----
 
-// What the params of a group of values follow from: its range, or its sum of squares. Parts of a group are joined pair
-// by pair.
-struct SquareSum {
-  float sum = 0.0F;
+// What the params of a group of values follow from, in a register: its smallest number, and its largest with the sign
+// turned, as a pair; or its sum of squares. Parts of a group are joined pair by pair.
+template <typename T, ParamFormat kParams>
+struct ValueStatistic;
+
+template <typename T>
+struct ValueStatistic<T, ParamFormat::kHalf> {
+  uint32_t bounds;
+
+  static __device__ ValueStatistic of(uint2 numbers) {
+    const uint32_t min = min_pair<T>(numbers.x, numbers.y);
+    const uint32_t max = max_pair<T>(numbers.x, numbers.y) ^ 0x80008000U;
+    return {min_pair<T>(__byte_perm(min, max, 0x5410), __byte_perm(min, max, 0x7632))};
+  }
+  __device__ ValueStatistic join(ValueStatistic other) const { return {min_pair<T>(bounds, other.bounds)}; }
+  __device__ ValueStatistic of_lane(int distance) const { return {__shfl_xor_sync(~0U, bounds, distance)}; }
+  __device__ format::GroupParams params(const StoreSide&, int bits) const {
+    format::GroupRange range;
+    range.min = fminf(range.min, number_of<T>(bounds, 0));  // NaN only if there is nothing else
+    range.max = fmaxf(range.max, -number_of<T>(bounds, 1));
+    return format::group_params(range, bits);
+  }
 };
-template <ParamFormat kParams>
-using ValueStatistic = std::conditional_t<kParams == ParamFormat::kHalf, format::GroupRange, SquareSum>;
 
-__device__ inline void set_statistic(format::GroupRange& range, const float (&x)[4]) {
-  range = {};
-#pragma unroll
-  for (const float number : x) add(range, number);
-}
-__device__ inline void set_statistic(SquareSum& squares, const float (&x)[4]) {
-  squares.sum =
-      (format::square_of(x[0]) + format::square_of(x[1])) + (format::square_of(x[2]) + format::square_of(x[3]));
-}
-__device__ inline SquareSum join(SquareSum a, SquareSum b) {
-  return {a.sum + b.sum};
-}
-__device__ inline SquareSum merge(SquareSum squares, int distance) {
-  return join(squares, {__shfl_xor_sync(~0U, squares.sum, distance)});
-}
+template <typename T>
+struct ValueStatistic<T, ParamFormat::kByte> {
+  float squares;
 
-__device__ inline format::GroupParams value_params(const format::GroupRange& range, const StoreSide& side) {
-  return format::group_params(range, side.bits);
-}
-__device__ inline uint8_t value_params(SquareSum squares, const StoreSide& side) {
-  return format::value_scale(squares.sum, side.group, side.bits);
-}
-__device__ inline format::GroupLine line_of(format::GroupParams params) {
-  return {to_float(params.scale), to_float(params.zero)};
-}
+  static __device__ ValueStatistic of(uint2 numbers) {
+    const auto square = [](uint32_t pair, int i) { return format::square_of(number_of<T>(pair, i)); };
+    return {(square(numbers.x, 0) + square(numbers.x, 1)) + (square(numbers.y, 0) + square(numbers.y, 1))};
+  }
+  __device__ ValueStatistic join(ValueStatistic other) const { return {squares + other.squares}; }
+  __device__ ValueStatistic of_lane(int distance) const { return {__shfl_xor_sync(~0U, squares, distance)}; }
+  __device__ uint8_t params(const StoreSide& side, int bits) const {
+    return format::value_scale(squares, side.group, bits);
+  }
+};
+
 __device__ inline format::GroupLine line_of_value(format::GroupParams params, int) {
-  return line_of(params);
+  return format::line_of(params);
 }
 __device__ inline format::GroupLine line_of_value(uint8_t scale, int bits) {
   return format::value_line(scale, bits);
 }
-__device__ inline void store_params(const StoreSide& side, std::byte* block, int64_t index,
-                                    format::GroupParams params) {
+__device__ inline void store_params(const StoreSide& side, std::byte* block, int index, format::GroupParams params) {
   reinterpret_cast<Half*>(block + side.scales)[index] = params.scale;
   reinterpret_cast<Half*>(block + side.zeros)[index] = params.zero;
 }
-__device__ inline void store_params(const StoreSide& side, std::byte* block, int64_t index, uint8_t scale) {
+__device__ inline void store_params(const StoreSide& side, std::byte* block, int index, uint8_t scale) {
   block[side.scales + index] = std::byte{scale};
 }
 
 template <typename C>
 __device__ void quantise_values(const StorePart& part, const PackTile& tile) {
+  using T = typename C::Number;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int bits = part.side().bits;
   const int head_dim = part.layout().head_dim;
   const int lanes_per_group = part.side().group / 4;
+  stage_rows(part, tile);
 #pragma unroll 1
   for (int row = static_cast<int>(threadIdx.x) / 32; row < tile.n_rows(); row += kStoreWarps) {
     const int token = tile.first + row % tile.n_tokens();
@@ -231,154 +266,194 @@ __device__ void quantise_values(const StorePart& part, const PackTile& tile) {
 #pragma unroll 1
     for (int channel = 4 * lane; channel - 4 * lane < head_dim; channel += 128) {
       const bool inside = channel < head_dim;
-      float x[4] = {};
-      ValueStatistic<C::kParams> statistic;
-      if (inside) {
-        load_numbers<typename C::Number>(tile.rows[row] + channel * 2, x);
-        set_statistic(statistic, x);
-      }
+      auto* pairs = reinterpret_cast<uint2*>(tile.pairs + row * tile.pitch + channel / 2);
+      const uint2 numbers = inside ? *pairs : uint2{0, 0};
+      auto statistic = ValueStatistic<T, C::kParams>::of(numbers);
 #pragma unroll 1
-      for (int distance = 1; distance < lanes_per_group; distance *= 2) statistic = merge(statistic, distance);
-      if (!inside) continue;
-      const auto params = value_params(statistic, part.side());
-      if (lane % lanes_per_group == 0) {
-        store_params(part.side(), block, part.layout().value_param(token, channel), params);
+      for (int distance = 1; distance < lanes_per_group; distance *= 2) {
+        statistic = statistic.join(statistic.of_lane(distance));
       }
-      const format::GroupLine line = line_of_value(params, bits);
-      uint32_t codes = 0;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) codes |= format::quantise(x[i], line.scale, line.zero, bits) << (8 * i);
-      *reinterpret_cast<uint32_t*>(tile.codes + row * tile.pitch + channel) = codes;
+      if (!inside) continue;
+      const auto params = statistic.params(part.side(), bits);
+      if (lane % lanes_per_group == 0) {
+        store_params(part.side(), block, part.side().value_param(part.layout(), token, channel), params);
+      }
+      const auto quantiser = GroupQuantiser::make(line_of_value(params, bits), bits);
+      *pairs = {codes_of<T>(numbers.x, quantiser, quantiser, bits), codes_of<T>(numbers.y, quantiser, quantiser, bits)};
     }
   }
 }
 
 // ---- Keys ----
 
-// What a warp does at a time: 32 channels of a group, two of a lane, and of these every token of a half.
-struct KeyJob {
-  int index;  // of the tile
-  int group;  // of the tile
-  int channel;
-  int first_row;
+// A column is four channels of a group. Where there are fewer than threads, several threads share one: thread `split`
+// of them has every `splits`-th token.
+struct KeyColumns {
+  static constexpr int kRowsAtOnce = 4;  // of a thread
+  int per_group;
+  int n;
+  int splits = 1;
 
-  __device__ std::byte* block(const StorePart& part, const PackTile& tile) const {
-    return tile.block + group / (tile.n_tokens() / part.side().group) * tile.block_bytes;
+  __device__ KeyColumns(const StorePart& part, const PackTile& tile)
+      : per_group(part.layout().head_dim / 4), n(tile.n_rows() / part.side().group * per_group) {
+    while (2 * splits * n <= kStoreThreads && splits < format::kTileSpan / kRowsAtOnce) splits *= 2;
   }
-  // Of the page, where the group begins.
-  __device__ int token(const StorePart& part, const PackTile& tile) const {
-    const int group_tokens = part.side().group;
-    return tile.first + group % (tile.n_tokens() / group_tokens) * group_tokens;
+
+  // visit(column, its group, the first of its words in the thread's first row, split)
+  template <typename Visit>
+  __device__ void for_each(const PackTile& tile, int group_tokens, Visit visit) const {
+    const auto thread = static_cast<int>(threadIdx.x);
+    const int split = splits == 1 ? 0 : thread / n;
+    if (split >= splits) return;
+#pragma unroll 1
+    for (int column = thread - split * n; column < n; column += kStoreThreads) {
+      const int group = column / per_group;
+      visit(column, group, tile.pairs + (group * group_tokens + split) * tile.pitch + (column - group * per_group) * 2,
+            split);
+    }
   }
-  __device__ bool stores() const { return threadIdx.x % 32 < 16; }  // of the two lanes with the same channels one does
 };
 
-template <typename Visit>
-__device__ void for_each_key_job(const StorePart& part, const PackTile& tile, Visit visit) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int group_tokens = part.side().group;
-  const int jobs_per_group = part.layout().head_dim / 32;
-  const int n_jobs = tile.n_rows() / group_tokens * jobs_per_group;
+template <typename T>
+__device__ void find_key_ranges(const StorePart& part, const PackTile& tile, const KeyColumns& columns,
+                                const KeyScratch& scratch) {
+  const int n_rows = part.side().group / columns.splits;
+  const int stride = columns.splits * tile.pitch;
+  columns.for_each(tile, part.side().group, [&](int column, int, const uint32_t* words, int split) {
+    uint2 min = *reinterpret_cast<const uint2*>(words);
+    uint2 max = min;
 #pragma unroll 1
-  for (int job = static_cast<int>(threadIdx.x) / 32; job < n_jobs; job += kStoreWarps) {
-    const int group = job / jobs_per_group;
-    visit(KeyJob{job, group, job % jobs_per_group * 32 + lane % 16 * 2,
-                 group * group_tokens + lane / 16 * (group_tokens / 2)});
-  }
-}
-
-// Of all tokens of the group, of both channels.
-template <typename T>
-__device__ void find_ranges(const PackTile& tile, const KeyJob& job, int n_rows, format::GroupRange (&ranges)[2]) {
-#pragma unroll 8
-  for (int t = 0; t < n_rows; ++t) {
-    float x[2];
-    load_numbers<T>(tile.rows[job.first_row + t] + job.channel * 2, x);
-    add(ranges[0], x[0]);
-    add(ranges[1], x[1]);
-  }
+    for (int row = 0; row < n_rows; row += KeyColumns::kRowsAtOnce) {
 #pragma unroll
-  for (format::GroupRange& range : ranges) range = merge(range, 16);
-}
-
-template <typename T>
-__device__ void write_codes(const PackTile& tile, const KeyJob& job, int n_rows, const format::GroupLine (&lines)[2],
-                            int bits) {
-#pragma unroll 4
-  for (int t = 0; t < n_rows; ++t) {
-    float x[2];
-    load_numbers<T>(tile.rows[job.first_row + t] + job.channel * 2, x);
-    const uint32_t codes = format::quantise(x[0], lines[0].scale, lines[0].zero, bits) |
-                           format::quantise(x[1], lines[1].scale, lines[1].zero, bits) << 8;
-    *reinterpret_cast<uint16_t*>(tile.codes + (job.first_row + t) * tile.pitch + job.channel) =
-        static_cast<uint16_t>(codes);
-  }
-}
-
-template <typename T>
-__device__ void quantise_keys(const StorePart& part, const PackTile& tile) {
-  const int bits = part.side().bits;
-  const int n_rows = part.side().group / 2;
-  for_each_key_job(part, tile, [&](const KeyJob& job) {
-    format::GroupRange ranges[2];
-    find_ranges<T>(tile, job, n_rows, ranges);
-    format::GroupLine lines[2];
-    std::byte* block = job.block(part, tile);
-    const int token = job.token(part, tile);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const format::GroupParams params = format::group_params(ranges[i], bits);
-      if (job.stores()) store_params(part.side(), block, part.layout().key_param(token, job.channel + i), params);
-      lines[i] = line_of(params);
+      for (int i = 0; i < KeyColumns::kRowsAtOnce; ++i) {
+        const uint2 numbers = *reinterpret_cast<const uint2*>(words + (row + i) * stride);
+        min = {min_pair<T>(min.x, numbers.x), min_pair<T>(min.y, numbers.y)};
+        max = {max_pair<T>(max.x, numbers.x), max_pair<T>(max.y, numbers.y)};
+      }
     }
-    write_codes<T>(tile, job, n_rows, lines, bits);
+    scratch.ranges[split * columns.n + column] = {min.x, min.y, max.x, max.y};
   });
+}
+
+// Of a channel of a group.
+template <typename T>
+__device__ format::GroupRange key_range(const KeyColumns& columns, const KeyScratch& scratch, int group, int channel) {
+  format::GroupRange range;
+#pragma unroll 1
+  for (int split = 0; split < columns.splits; ++split) {
+    const auto* bounds =
+        reinterpret_cast<const T*>(&scratch.ranges[split * columns.n + group * columns.per_group + channel / 4]);
+    range.min = fminf(range.min, to_float(bounds[channel % 4]));
+    range.max = fmaxf(range.max, to_float(bounds[4 + channel % 4]));
+  }
+  return range;
+}
+
+// Where the params of a group of the tile go.
+struct KeyGroup {
+  std::byte* block;
+  int token;  // of the page, where the group begins
+
+  __device__ KeyGroup(const StorePart& part, const PackTile& tile, int group) {
+    const int per_head = tile.n_tokens() / part.side().group;
+    const int head = group / per_head;
+    block = tile.block + head * tile.block_bytes;
+    token = tile.first + (group - head * per_head) * part.side().group;
+  }
+};
+
+template <typename T>
+__device__ void set_key_params(const StorePart& part, const PackTile& tile, const KeyColumns& columns,
+                               const KeyScratch& scratch) {
+  const StoreSide& side = part.side();
+  const int head_dim = part.layout().head_dim;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < columns.n * 4; i += kStoreThreads) {
+    const int group = i / head_dim;
+    const int channel = i - group * head_dim;
+    const KeyGroup to(part, tile, group);
+    const auto params = format::group_params(key_range<T>(columns, scratch, group, channel), side.bits);
+    store_params(side, to.block, part.layout().key_param(to.token, channel), params);
+    scratch.quantisers[i] = GroupQuantiser::make(format::line_of(params), side.bits);
+  }
 }
 
 // The same with params in bytes: the unit of zeros is known when all channels of the head are.
 template <typename T>
-__device__ void quantise_keys_in_units(const StorePart& part, const PackTile& tile) {
+__device__ void set_key_params_in_units(const StorePart& part, const PackTile& tile, const KeyColumns& columns,
+                                        const KeyScratch& scratch) {
+  constexpr int kMostChannels = 256 / kStoreThreads;  // of a thread
   const StoreSide& side = part.side();
   const int head_dim = part.layout().head_dim;
-  const KeyScratch scratch(tile, tile.n_rows() / side.group, head_dim);
-  for_each_key_job(part, tile, [&](const KeyJob& job) {
-    format::GroupRange ranges[2];
-    find_ranges<T>(tile, job, side.group / 2, ranges);
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int n_groups = tile.n_rows() / side.group;
+#pragma unroll 1
+  for (int group = 0; group < n_groups; ++group) {
+    format::KeyGroupParams wanted[kMostChannels];
     float largest = 0.0F;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const format::KeyGroupParams params = format::key_group_params(ranges[i], side.bits);
-      if (job.stores()) scratch.params[job.group * head_dim + job.channel + i] = params;
-      largest = fmaxf(largest, fabsf(params.zero));
+    for (int i = 0; i < kMostChannels; ++i) {
+      const int channel = thread + i * kStoreThreads;
+      if (channel >= head_dim) continue;
+      wanted[i] = format::key_group_params(key_range<T>(columns, scratch, group, channel), side.bits);
+      largest = fmaxf(largest, fabsf(wanted[i].zero));
     }
     largest = warp_max(largest);
-    if (threadIdx.x % 32 == 0) scratch.largest_zeros[job.index] = largest;
-  });
-  __syncthreads();
-  for_each_key_job(part, tile, [&](const KeyJob& job) {
-    const int jobs_per_group = head_dim / 32;
-    const int some_job = static_cast<int>(threadIdx.x) % 32 % jobs_per_group;
-    const Half unit = format::zero_unit(warp_max(scratch.largest_zeros[job.group * jobs_per_group + some_job]));
-    format::GroupLine lines[2];
-    uint32_t scales = 0;
-    uint32_t zeros = 0;
+    float* const of_warps = scratch.largest_zeros + group % 2 * kStoreWarps;
+    if (thread % 32 == 0) of_warps[thread / 32] = largest;
+    __syncthreads();
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const format::KeyGroupParams params = scratch.params[job.group * head_dim + job.channel + i];
-      const uint8_t zero = format::zero_to_byte(params.zero, to_float(unit));
-      scales |= uint32_t{params.scale} << (8 * i);
-      zeros |= uint32_t{zero} << (8 * i);
-      lines[i] = {format::scale_of_byte(params.scale), format::zero_of_byte(zero, to_float(unit))};
+    for (int warp = 0; warp < kStoreWarps; ++warp) largest = fmaxf(largest, of_warps[warp]);
+    const Half unit = format::zero_unit(largest);
+    const KeyGroup to(part, tile, group);
+    if (thread == 0) reinterpret_cast<Half*>(to.block + side.zero_units)[to.token / side.group] = unit;
+#pragma unroll
+    for (int i = 0; i < kMostChannels; ++i) {
+      const int channel = thread + i * kStoreThreads;
+      if (channel >= head_dim) continue;
+      const uint8_t zero = format::zero_to_byte(wanted[i].zero, to_float(unit));
+      std::byte* param = to.block + part.layout().key_param(to.token, channel);
+      param[side.scales] = std::byte{wanted[i].scale};
+      param[side.zeros] = std::byte{zero};
+      scratch.quantisers[group * head_dim + channel] = GroupQuantiser::make(
+          {format::scale_of_byte(wanted[i].scale), format::zero_of_byte(zero, to_float(unit))}, side.bits);
     }
-    if (job.stores()) {
-      const int token = job.token(part, tile);
-      std::byte* block = job.block(part, tile);
-      std::byte* to = block + part.layout().key_param(token, job.channel);
-      *reinterpret_cast<uint16_t*>(to + side.scales) = static_cast<uint16_t>(scales);
-      *reinterpret_cast<uint16_t*>(to + side.zeros) = static_cast<uint16_t>(zeros);
-      if (job.channel == 0) reinterpret_cast<Half*>(block + side.zero_units)[token / side.group] = unit;
+  }
+}
+
+template <typename C>
+__device__ void quantise_keys(const StorePart& part, const PackTile& tile) {
+  using T = typename C::Number;
+  const int group_tokens = part.side().group;
+  const int bits = part.side().bits;
+  const KeyColumns columns(part, tile);
+  const KeyScratch scratch(tile, part.problem.tile_rows, columns.n * 4, columns.n);
+  stage_rows(part, tile);
+  find_key_ranges<T>(part, tile, columns, scratch);
+  __syncthreads();
+  if constexpr (C::kParams == ParamFormat::kByte) {
+    set_key_params_in_units<T>(part, tile, columns, scratch);
+  } else {
+    set_key_params<T>(part, tile, columns, scratch);
+  }
+  __syncthreads();
+  const int n_rows = group_tokens / columns.splits;
+  const int stride = columns.splits * tile.pitch;
+  columns.for_each(tile, group_tokens, [&](int column, int, uint32_t* words, int) {
+    const GroupQuantiser* of_channels = scratch.quantisers + 4 * column;
+    const GroupQuantiser q[4] = {of_channels[0], of_channels[1], of_channels[2], of_channels[3]};
+#pragma unroll 1
+    for (int row = 0; row < n_rows; row += KeyColumns::kRowsAtOnce) {
+      uint2 pairs[KeyColumns::kRowsAtOnce];
+#pragma unroll
+      for (int i = 0; i < KeyColumns::kRowsAtOnce; ++i)
+        pairs[i] = *reinterpret_cast<const uint2*>(words + (row + i) * stride);
+#pragma unroll
+      for (int i = 0; i < KeyColumns::kRowsAtOnce; ++i) {
+        *reinterpret_cast<uint2*>(words + (row + i) * stride) = {codes_of<T>(pairs[i].x, q[0], q[1], bits),
+                                                                 codes_of<T>(pairs[i].y, q[2], q[3], bits)};
+      }
     }
-    write_codes<T>(tile, job, side.group / 2, lines, side.bits);
   });
 }
 

@@ -1,12 +1,13 @@
 // Storing new keys and values: the rows that the window policies pack are quantised into pages, the others go into the
 // window. Codes are the CPU's to the bit: the quantiser is format/quantise.h, compiled without contraction.
 //
-// Four kinds of blocks of 128 threads, in one launch. Sequences of one new token have
-//   token  the rows of that token, and the value that leaves the window for it: a warp has four heads (store_token.cuh)
+// Two kernels of blocks of 128 threads. store_step stores the sequences of one new token where it can; a step of
+// decoding is that alone. Its blocks are of two kinds:
 //   flush  the keys that leave the window, if then all of it does (no token is kept, so token blocks do not write where
 //          these read): of a sequence in so many steps, but much work, so all flush blocks share out its heads and
 //          groups.
-// Sequences of more have
+//   token  the rows of that token, and the value that leaves the window for it: a warp has four heads (store_token.cuh)
+// store_rows stores the others. Its blocks are
 //   edge   one side (keys or values) of a sequence and some of its KV heads. Packs every unit that begins with an old
 //          token, out of the window, and then writes the new rows that stay: only these blocks read the window, and
 //          each before it writes there, so a slot may change hands within the launch.
@@ -16,6 +17,7 @@
 // written by one thread of a launch; where other tokens' codes are in it, these bits are kept.
 // Bytes: 2 per number read, and its share of the page written; a row that stays is 2 + 2 per number.
 #include <algorithm>
+#include <bit>
 
 #include "backend/cuda/device/launch.cuh"
 #include "backend/cuda/kernels/pack_tile.cuh"
@@ -60,38 +62,75 @@ __device__ void keep(const StorePart& part, const KeptTokens& tokens) {
 
 // ---- Sequences of many new tokens ----
 
-// What an edge block stores.
-template <typename C>
-__device__ void store_edge(const StorePart& part) {
+// What a block stores of a sequence.
+struct Stored {
+  TokenRange packed;
+  KeptTokens kept;
+};
+
+__device__ Stored stored_by_edge(const StorePart& part) {
   const WindowPolicy& policy = part.side().policy;
   const int n_past = part.sequence.n_past;
   const int n_after = n_past + part.sequence.n_new;
-  if (part.sequence.n_new == 1 && part.problem.token_blocks > 0) return;
-  if (policy.keeps_all()) return;  // bulk blocks copy
-  TokenRange packed = packed_range(policy, n_past, n_after);
-  packed.end = min(packed.end, round_up(max(n_past - policy.sinks, 0), part.side().unit));
-  pack<C>(part, packed);
-  keep(part, {policy, n_past, n_after});
+  if (policy.keeps_all()) return {};  // bulk blocks copy
+  Stored stored{packed_range(policy, n_past, n_after), {policy, n_past, n_after}};
+  stored.packed.end = min(stored.packed.end, round_up(max(n_past - policy.sinks, 0), part.side().unit));
+  return stored;
 }
 
-// What a bulk block stores of the part's sequence: of rows begin .. end - 1 of the step.
-template <typename C>
-__device__ void store_bulk(const StorePart& part, int begin, int end) {
+// Of rows begin .. end - 1 of the step.
+__device__ Stored stored_by_bulk(const StorePart& part, int begin, int end) {
   const WindowPolicy& policy = part.side().policy;
   const int n_past = part.sequence.n_past;
   const int n_after = n_past + part.sequence.n_new;
   const int row_0 = n_past - part.sequence.first_row;  // the token that row 0 would be
-  if (part.sequence.n_new == 1 && part.problem.token_blocks > 0) return;
+  Stored stored;
   if (policy.keeps_all()) {
-    KeptTokens tokens(policy, n_past, n_after);
-    tokens.clip(row_0 + begin, row_0 + end);
-    return keep(part, tokens);
+    stored.kept = {policy, n_past, n_after};
+    stored.kept.clip(row_0 + begin, row_0 + end);
+    return stored;
   }
   const int u_0 = row_0 - policy.sinks;
   const int unit = part.side().unit;
   const TokenRange packed = packed_range(policy, n_past, n_after);
   const int first = max(u_0 + begin, max(n_past - policy.sinks, packed.begin));
-  pack<C>(part, {round_up(max(first, 0), unit), min(round_up(max(u_0 + end, 0), unit), packed.end)});
+  stored.packed = {round_up(max(first, 0), unit), min(round_up(max(u_0 + end, 0), unit), packed.end)};
+  return stored;
+}
+
+template <typename C>
+__global__ __launch_bounds__(kStoreThreads, 4) void store_rows_kernel(const __grid_constant__ StoreProblem problem) {
+  auto x = static_cast<int>(blockIdx.x);
+  const int n_heads = problem.cache.layout.n_kv_heads;
+  const int heads = problem.edge_heads;
+  const bool edge = x < problem.first_blocks;
+  StorePart part{problem, Side::kKeys, 0, 1, {}};
+  int begin = 0;
+  int b;
+  if (edge) {
+    const int blocks_per_sequence = round_up(n_heads, heads) / heads;
+    if (x >= problem.first_blocks / 2) {
+      part.side_kind = Side::kValues;
+      x -= problem.first_blocks / 2;
+    }
+    part.head = x % blocks_per_sequence * heads;
+    part.n_heads = min(heads, n_heads - part.head);
+    b = x / blocks_per_sequence;
+  } else {
+    x -= problem.first_blocks;
+    part.head = x % n_heads;
+    part.side_kind = x / n_heads % 2 == 0 ? Side::kKeys : Side::kValues;
+    begin = x / n_heads / 2 * kBulkRows;
+    b = last_at_most(problem.n_sequences, begin, [&](int i) { return problem.seq_begin[i]; });
+  }
+#pragma unroll 1
+  for (bool more = true; more; more = !edge && ++b < problem.n_sequences && problem.seq_begin[b] < begin + kBulkRows) {
+    part.sequence = sequence_rows(problem.cache, problem.seq_begin, b);
+    if (part.sequence.n_new == 0 || (part.sequence.n_new == 1 && problem.steps)) continue;
+    const Stored stored = edge ? stored_by_edge(part) : stored_by_bulk(part, begin, begin + kBulkRows);
+    pack<C>(part, stored.packed);
+    keep(part, stored.kept);
+  }
 }
 
 // ---- Sequences of one new token ----
@@ -100,50 +139,60 @@ __device__ void store_bulk(const StorePart& part, int begin, int end) {
 // block.
 struct FlushList {
   static constexpr int kMost = 1024;
-  static constexpr int kPerThread = kMost / kStoreThreads;
+  static constexpr int kLooks = 4;  // of a thread at a time
   int n;
   uint16_t sequences[kMost];  // counted from `first`
-  int counts[kPerThread * kStoreWarps];
+  unsigned flushing[kMost / 32];
 
   __device__ void make(const StoreProblem& problem, int first) {
-    static_assert(kPerThread * kStoreWarps == 32);
+    static_assert(kMost / 32 == 32 && kMost % (kLooks * kStoreThreads) == 0);
     const auto thread = static_cast<int>(threadIdx.x);
     const int lane = thread % 32;
     const int warp = thread / 32;
-    const WindowPolicy& policy = problem.keys.policy;
-    unsigned flushed[kPerThread];  // of a warp's 32 sequences
-#pragma unroll
-    for (int i = 0; i < kPerThread; ++i) {
-      const int b = first + i * kStoreThreads + thread;
-      bool flushes = false;
-      if (b < problem.n_sequences) {
-        const SequenceRows sequence = sequence_rows(problem.cache, problem.seq_begin, b);
-        flushes = sequence.n_new == 1 && policy.n_packed(sequence.n_past) < policy.n_packed(sequence.n_past + 1);
-      }
-      flushed[i] = __ballot_sync(~0U, flushes);
-    }
+    const int n_looks = min(kMost, problem.n_sequences - first);
     __syncthreads();  // the list before is done with
-    if (lane == 0) {
+    if (warp == 0) flushing[lane] = 0;
+    __syncthreads();
+#pragma unroll 1
+    for (int look = 0; look < n_looks; look += kLooks * kStoreThreads) {
+      unsigned flushes = 0;
 #pragma unroll
-      for (int i = 0; i < kPerThread; ++i) counts[i * kStoreWarps + warp] = __popc(flushed[i]);
+      for (int i = 0; i < kLooks; ++i) {  // all under way at once
+        const int b = first + look + i * kStoreThreads + thread;
+        const SequenceRows rows = sequence_rows(problem.cache, problem.seq_begin, min(b, problem.n_sequences - 1));
+        const bool flushes_now =
+            (b < problem.n_sequences) & (rows.n_new == 1) & flushes_at(problem.keys.policy, rows.n_past);
+        flushes |= unsigned{flushes_now} << i;
+      }
+#pragma unroll
+      for (int i = 0; i < kLooks; ++i) {
+        const unsigned of_warp = __ballot_sync(~0U, (flushes >> i & 1U) != 0);
+        if (lane == 0) flushing[look / 32 + i * kStoreWarps + warp] = of_warp;
+      }
     }
     __syncthreads();
-    int before = counts[lane];
+    const int own = __popc(flushing[lane]);
+    int before = own;
 #pragma unroll
     for (int distance = 1; distance < 32; distance *= 2) {
       const int other = __shfl_up_sync(~0U, before, distance);
       if (lane >= distance) before += other;
     }
     if (thread == 31) n = before;
-    before -= counts[lane];
-#pragma unroll
-    for (int i = 0; i < kPerThread; ++i) {
-      const int begin = __shfl_sync(~0U, before, i * kStoreWarps + warp);
-      if ((flushed[i] >> lane & 1U) != 0) {
-        sequences[begin + __popc(flushed[i] & ((1U << lane) - 1U))] = static_cast<uint16_t>(i * kStoreThreads + thread);
+    before -= own;
+    if (warp == 0) {
+#pragma unroll 1
+      for (unsigned left = flushing[lane]; left != 0; left &= left - 1) {
+        sequences[before++] = static_cast<uint16_t>(lane * 32 + __ffs(static_cast<int>(left)) - 1);
       }
     }
     __syncthreads();
+  }
+
+  // Whether the token after n_past makes keys leave.
+  static __device__ bool flushes_at(const WindowPolicy& policy, int n_past) {
+    const int n = n_past + 1 - policy.sinks;  // keep is 0
+    return (n > 0) & (static_cast<unsigned>(n) % static_cast<unsigned>(policy.flush) == 0);
   }
 };
 
@@ -151,56 +200,32 @@ template <typename C>
 __device__ void flush_keys(const StoreProblem& problem, int block) {
   __shared__ FlushList list;
   const StoreSide& keys = problem.keys;
+  const WindowPolicy& policy = keys.policy;
   const int n_heads = problem.cache.layout.n_kv_heads;
-  const int flush = keys.policy.flush;
-  const int n_parts = flush % keys.unit == 0 ? flush / keys.unit : 1;  // of a flush and head
+  const int n_parts = policy.flush / keys.unit;  // of a flush and head
 #pragma unroll 1
   for (int first = 0; first < problem.n_sequences; first += FlushList::kMost) {
     list.make(problem, first);
 #pragma unroll 1
-    for (int i = block; i < list.n * n_heads * n_parts; i += problem.flush_blocks) {
-      const int b = first + list.sequences[i / (n_heads * n_parts)];
-      const StorePart part{problem, Side::kKeys, i / n_parts % n_heads, 1,
-                           sequence_rows(problem.cache, problem.seq_begin, b)};
-      const TokenRange leaving = packed_range(keys.policy, part.sequence.n_past, part.sequence.n_past + 1);
-      const int begin = leaving.end - flush + i % n_parts * (flush / n_parts);
-      pack<C>(part, {max(begin, leaving.begin), begin + flush / n_parts});
+    for (int i = block; i < list.n * n_heads * n_parts; i += problem.first_blocks) {
+      const int head_of_all = i / n_parts;
+      const int entry = head_of_all / n_heads;
+      const StorePart part{problem, Side::kKeys, head_of_all - entry * n_heads, 1,
+                           sequence_rows(problem.cache, problem.seq_begin, first + list.sequences[entry])};
+      const int end = part.sequence.n_past + 1 - policy.sinks;  // all that is in the window leaves
+      const int begin = end - policy.flush + (i - head_of_all * n_parts) * keys.unit;
+      // What is out of sight does so in whole pages, and so in whole units.
+      if (policy.sliding_window != 0 && policy.sinks + begin < policy.first_stored(part.sequence.n_past + 1)) continue;
+      pack_together<C, true>(part, part.head, 1, begin, keys.unit);
     }
   }
 }
 
 template <typename C>
-__global__ __launch_bounds__(kStoreThreads, 8) void store_kv_kernel(const __grid_constant__ StoreProblem problem) {
-  auto x = static_cast<int>(blockIdx.x);
-  if (x < problem.flush_blocks) return flush_keys<C>(problem, x);
-  x -= problem.flush_blocks;
-  if (x < problem.token_blocks) {
-    return store_tokens<C>(problem, x * kStoreWarps + static_cast<int>(threadIdx.x) / 32);
-  }
-  x -= problem.token_blocks;
-  const int n_heads = problem.cache.layout.n_kv_heads;
-  StorePart part{problem, Side::kValues, 0, 1, {}};
-  if (x < 2 * problem.edge_blocks) {
-    if (x >= problem.edge_blocks) {
-      part.side_kind = Side::kKeys;
-      x -= problem.edge_blocks;
-    }
-    const int heads = problem.edge_heads;
-    const int blocks_per_sequence = round_up(n_heads, heads) / heads;
-    part.head = x % blocks_per_sequence * heads;
-    part.n_heads = min(heads, n_heads - part.head);
-    part.sequence = sequence_rows(problem.cache, problem.seq_begin, x / blocks_per_sequence);
-    return store_edge<C>(part);
-  }
-  x -= 2 * problem.edge_blocks;
-  part.head = x % n_heads;
-  part.side_kind = x / n_heads % 2 == 0 ? Side::kKeys : Side::kValues;
-  const int begin = x / n_heads / 2 * kBulkRows;
-  int b = last_at_most(problem.n_sequences, begin, [&](int i) { return problem.seq_begin[i]; });
-  for (; b < problem.n_sequences && problem.seq_begin[b] < begin + kBulkRows; ++b) {
-    part.sequence = sequence_rows(problem.cache, problem.seq_begin, b);
-    if (part.sequence.n_new > 0) store_bulk<C>(part, begin, begin + kBulkRows);
-  }
+__global__ __launch_bounds__(kStoreThreads, 8) void store_step_kernel(const __grid_constant__ StoreProblem problem) {
+  const auto x = static_cast<int>(blockIdx.x);
+  if (x < problem.first_blocks) return flush_keys<C>(problem, x);
+  store_tokens<C>(problem, (x - problem.first_blocks) * kStoreWarps + static_cast<int>(threadIdx.x) / 32);
 }
 
 // ---- The host's side ----
@@ -261,10 +286,12 @@ int edge_heads(int64_t n_heads_of_all) {
   return heads;
 }
 
+// Twice what a step needs whose sequences flush one after the other, and enough to use the device where they flush
+// together: each makes a list of them first.
 int flush_blocks(const StoreSide& keys, int64_t n_heads_of_all) {
-  constexpr int64_t kMost = 512;
   if (keys.bits == 0) return 0;
-  return static_cast<int>(std::min(kMost, n_heads_of_all * std::max(keys.policy.flush / keys.unit, 1)));
+  const int64_t most = n_heads_of_all * (keys.policy.flush / keys.unit);
+  return static_cast<int>(std::min(most, std::clamp<int64_t>(2 * n_heads_of_all / keys.unit, 256, 512)));
 }
 
 StoreSide key_side(const StoreKvArgs& args) {
@@ -279,7 +306,8 @@ StoreSide key_side(const StoreKvArgs& args) {
           .high_plane = static_cast<int>(layout.key_high_plane()),
           .scales = static_cast<int>(layout.key_scales()),
           .zeros = static_cast<int>(layout.key_zeros()),
-          .zero_units = static_cast<int>(layout.key_zero_units())};
+          .zero_units = static_cast<int>(layout.key_zero_units()),
+          .spans_shift = 0};
 }
 
 StoreSide value_side(const StoreKvArgs& args) {
@@ -293,15 +321,49 @@ StoreSide value_side(const StoreKvArgs& args) {
           .high_plane = static_cast<int>(layout.value_high_plane()),
           .scales = static_cast<int>(layout.value_scales()),
           .zeros = static_cast<int>(layout.value_zeros()),
-          .zero_units = 0};
+          .zero_units = 0,
+          .spans_shift = std::countr_zero(static_cast<unsigned>(layout.value_group / format::kTileSpan))};
 }
 
-template <typename T>
-auto kernel_of(const PageLayout& layout) {
-  const bool high_plane = format::has_high_plane(layout.key_bits) || format::has_high_plane(layout.value_bits);
-  if (layout.params == ParamFormat::kByte) return store_kv_kernel<StoreConfig<T, ParamFormat::kByte, true>>;
-  return high_plane ? store_kv_kernel<StoreConfig<T, ParamFormat::kHalf, true>>
-                    : store_kv_kernel<StoreConfig<T, ParamFormat::kHalf, false>>;
+// A configuration's kernels.
+struct StoreKernels {
+  void (*step)(StoreProblem);
+  void (*rows)(StoreProblem);
+};
+
+template <typename T, ParamFormat kParams>
+StoreKernels kernels_of() {
+  using C = StoreConfig<T, kParams>;
+  return {store_step_kernel<C>, store_rows_kernel<C>};
+}
+
+StoreKernels kernels_of(DType dtype, ParamFormat params) {
+  if (dtype == DType::kF16) {
+    return params == ParamFormat::kByte ? kernels_of<Half, ParamFormat::kByte>()
+                                        : kernels_of<Half, ParamFormat::kHalf>();
+  }
+  return params == ParamFormat::kByte ? kernels_of<BFloat16, ParamFormat::kByte>()
+                                      : kernels_of<BFloat16, ParamFormat::kHalf>();
+}
+
+void launch_step(const StoreKernels& kernels, StoreProblem problem, cudaStream_t stream) {
+  const PageLayout& layout = problem.cache.layout;
+  problem.tile_rows = problem.keys.bits == 0 ? 0 : problem.keys.unit;
+  problem.first_blocks = flush_blocks(problem.keys, int64_t{problem.n_sequences} * layout.n_kv_heads);
+  const int n_warps = problem.n_sequences * (round_up(parts_of_token(layout), kTokenParts) / kTokenParts);
+  const int n_blocks = problem.first_blocks + round_up(n_warps, kStoreWarps) / kStoreWarps;
+  launch("store_kv", kernels.step, n_blocks, kStoreThreads, pack_bytes(layout, problem.tile_rows), stream, problem);
+}
+
+void launch_rows(const StoreKernels& kernels, StoreProblem problem, int64_t n_rows, cudaStream_t stream) {
+  const PageLayout& layout = problem.cache.layout;
+  const int n_heads = layout.n_kv_heads;
+  problem.tile_rows = kPackRows;
+  problem.edge_heads = edge_heads(int64_t{problem.n_sequences} * n_heads);
+  problem.first_blocks = 2 * problem.n_sequences * (round_up(n_heads, problem.edge_heads) / problem.edge_heads);
+  const auto n_blocks =
+      static_cast<unsigned>(problem.first_blocks + (n_rows + kBulkRows - 1) / kBulkRows * 2 * n_heads);
+  launch("store_kv", kernels.rows, n_blocks, kStoreThreads, pack_bytes(layout, kPackRows), stream, problem);
 }
 
 }  // namespace
@@ -312,32 +374,17 @@ void store_kv(const StoreKvArgs& args, cudaStream_t stream) {
   const int64_t n_rows = args.new_keys.shape[0];
   const auto n_sequences = static_cast<int>(seq_begin.shape[0] - 1);
   if (n_rows == 0 || n_sequences < 1) return;
-  const PageLayout& layout = args.cache.layout;
-  const int n_heads = layout.n_kv_heads;
-  const int64_t n_heads_of_all = int64_t{n_sequences} * n_heads;
-  StoreProblem problem{.cache = args.cache,
-                       .keys = key_side(args),
-                       .values = value_side(args),
-                       .seq_begin = seq_begin.data,
-                       .n_sequences = n_sequences,
-                       .block_bytes = static_cast<int>(layout.block_bytes()),
-                       .edge_heads = edge_heads(n_heads_of_all)};
-  const bool tokens = stores_tokens(args.cache);
-  if (tokens) {
-    problem.flush_blocks = flush_blocks(problem.keys, n_heads_of_all);
-    const int n_warps = n_sequences * (round_up(parts_of_token(layout), kTokenParts) / kTokenParts);
-    problem.token_blocks = round_up(n_warps, kStoreWarps) / kStoreWarps;
-  }
-  int64_t bulk_blocks = 0;
+  const StoreProblem problem{.cache = args.cache,
+                             .keys = key_side(args),
+                             .values = value_side(args),
+                             .seq_begin = seq_begin.data,
+                             .n_sequences = n_sequences,
+                             .block_bytes = static_cast<int>(args.cache.layout.block_bytes()),
+                             .steps = stores_tokens(args.cache)};
+  const StoreKernels kernels = kernels_of(args.cache.window_dtype, args.cache.layout.params);
+  if (problem.steps) launch_step(kernels, problem, stream);
   // As many rows as sequences: each has one, or none, as padding has.
-  if (!tokens || n_rows > n_sequences) {
-    problem.edge_blocks = n_sequences * (round_up(n_heads, problem.edge_heads) / problem.edge_heads);
-    bulk_blocks = (n_rows + kBulkRows - 1) / kBulkRows * 2 * n_heads;
-  }
-  const auto n_blocks =
-      static_cast<unsigned>(problem.flush_blocks + problem.token_blocks + 2 * problem.edge_blocks + bulk_blocks);
-  const auto kernel = args.cache.window_dtype == DType::kF16 ? kernel_of<Half>(layout) : kernel_of<BFloat16>(layout);
-  launch("store_kv", kernel, n_blocks, kStoreThreads, pack_bytes(layout), stream, problem);
+  if (!problem.steps || n_rows > n_sequences) launch_rows(kernels, problem, n_rows, stream);
 }
 
 }  // namespace kivi::cuda

@@ -8,6 +8,8 @@
 // without reading what lies beside them; but the high bits of 64 channels share bytes with those of another token.
 #pragma once
 
+#include <type_traits>
+
 #include "backend/cuda/kernels/pack_tile.cuh"
 
 namespace kivi::cuda {
@@ -43,10 +45,6 @@ struct RowPart {
 #pragma unroll
     for (int s = 0; s < kSpans; ++s) *reinterpret_cast<uint2*>(row + 64 * s + 2 * channel) = spans[s];
   }
-  template <typename T>
-  __device__ float number(int s, int i) const {  // i of the four
-    return number_of<T>(i < 2 ? spans[s].x : spans[s].y, i % 2);
-  }
 };
 
 // The high bits of a lane's codes of a part of a row: of head_dim 128 and more two bytes that no other token has, of 64
@@ -67,66 +65,97 @@ struct HighBits {
   }
 };
 
+// The statistic of the group that has span `lane % kSpans` of this lane's part of a row: spans are shared out among the
+// lanes while their eight lanes' statistics are joined, neighbours first.
+template <typename Statistic, int kSpans>
+__device__ Statistic group_statistic(const RowPart<kSpans>& row, int lane, int spans_per_group) {
+  Statistic of_spans[kSpans];
+#pragma unroll
+  for (int s = 0; s < kSpans; ++s) of_spans[s] = Statistic::of(row.spans[s]);
+#pragma unroll
+  for (int distance = 1; distance < kSpans; distance *= 2) {
+    const bool odd = (lane & distance) != 0;
+#pragma unroll
+    for (int s = 0; s < kSpans; s += 2 * distance) {
+      const Statistic own = odd ? of_spans[s + distance] : of_spans[s];
+      const Statistic other = odd ? of_spans[s] : of_spans[s + distance];
+      of_spans[s] = own.join(other.of_lane(distance));
+    }
+  }
+  Statistic statistic = of_spans[0];
+#pragma unroll
+  for (int distance = kSpans; distance < kTokenLanes; distance *= 2) {
+    statistic = statistic.join(statistic.of_lane(distance));
+  }
+#pragma unroll
+  for (int distance = 1; distance < kSpans; distance *= 2) {
+    if (distance < spans_per_group) statistic = statistic.join(statistic.of_lane(distance));
+  }
+  return statistic;
+}
+
+// What a lane knows of a group, for the others.
+__device__ inline format::GroupParams of_lane(format::GroupParams params, int lane) {
+  const uint32_t both = __shfl_sync(~0U, uint32_t{params.scale.bits} | uint32_t{params.zero.bits} << 16, lane);
+  return {{static_cast<uint16_t>(both)}, {static_cast<uint16_t>(both >> 16)}};
+}
+__device__ inline uint8_t of_lane(uint8_t scale, int lane) {
+  return static_cast<uint8_t>(__shfl_sync(~0U, uint32_t{scale}, lane));
+}
+
 // Packs a part of a row of values into its block. All lanes of a warp; those that are not `valid` write nothing.
-template <typename C, bool kHigh, int kSpans>
+template <typename C, int Bits, int kSpans>
 __device__ void pack_value(const StoreProblem& problem, const RowPart<kSpans>& row, std::byte* block, int token,
                            int channel, bool valid) {
   using T = typename C::Number;
+  constexpr int kLowBits = format::low_bits(Bits);
+  constexpr int kRun = 8 / kLowBits < kSpans ? 8 / kLowBits : kSpans;  // spans whose codes lie side by side
+  using Run = std::conditional_t<2 * kRun * kLowBits == 16, uint16_t, uint8_t>;
   const StoreSide& side = problem.values;
   const format::PageLayout& layout = problem.cache.layout;
-  const int spans_per_group = side.group / 32;
-  ValueStatistic<C::kParams> statistics[kSpans];
-#pragma unroll
-  for (int s = 0; s < kSpans; ++s) {
-    set_statistic(statistics[s], {row.template number<T>(s, 0), row.template number<T>(s, 1),
-                                  row.template number<T>(s, 2), row.template number<T>(s, 3)});
-#pragma unroll
-    for (int distance = 1; distance < kTokenLanes; distance *= 2) statistics[s] = merge(statistics[s], distance);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int spans_per_group = 1 << side.spans_shift;
+  const auto params = group_statistic<ValueStatistic<T, C::kParams>>(row, lane, spans_per_group).params(side, Bits);
+  const int own_span = lane % kTokenLanes;
+  if (valid && own_span < kSpans && (own_span & (spans_per_group - 1)) == 0) {
+    store_params(side, block, side.value_param(layout, token, channel / kPartChannels * kPartChannels + 32 * own_span),
+                 params);
   }
-#pragma unroll
-  for (int width = 1; width < kSpans; width *= 2) {
-    if (width >= spans_per_group) break;
-#pragma unroll
-    for (int s = 0; s < kSpans; s += 2 * width) {
-      const ValueStatistic<C::kParams> both = join(statistics[s], statistics[s + width]);
-#pragma unroll
-      for (int i = 0; i < 2 * width; ++i) statistics[s + i] = both;
-    }
-  }
-  const int bits = kHigh ? 2 : side.bits;
-  const int spans_per_run = min(8 / bits, kSpans);  // of codes side by side
-  uint32_t codes[2] = {};                           // of rows r and r + 8
+  const format::CodePlaces first =
+      format::value_fragment_place(token, channel, layout.head_dim, Bits, (side.high_plane - side.codes) / 4);
+  std::byte* to = block + side.codes + 4 * first.low.word + kLowBits * first.low.place / 8;
+  GroupQuantiser quantiser;
+  uint32_t codes[2] = {};  // of rows r and r + 8
   HighBits<kSpans> high;
 #pragma unroll
   for (int s = 0; s < kSpans; ++s) {
-    const auto params = value_params(statistics[s], side);
-    const format::GroupLine line = line_of_value(params, side.bits);
-    const int in_run = s & (spans_per_run - 1);
+    if ((s & (spans_per_group - 1)) == 0) {
+      quantiser =
+          GroupQuantiser::make(line_of_value(of_lane(params, lane / kTokenLanes * kTokenLanes + s), Bits), Bits);
+    }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint32_t code = format::quantise(row.template number<T>(s, i), line.scale, line.zero, side.bits);
-      codes[i % 2] |= (kHigh ? code & format::max_code(bits) : code) << bits * (2 * in_run + i / 2);
-      if (kHigh) high.add(s, i, code >> bits);
+      const uint32_t pair = i < 2 ? row.spans[s].x : row.spans[s].y;
+      const uint32_t code = quantiser.code(number_of<T>(pair, i % 2), Bits);
+      codes[i % 2] += (code & format::max_code(kLowBits)) << kLowBits * (s % kRun * 2 + i / 2);
+      if (format::has_high_plane(Bits)) high.add(s, i, code >> kLowBits);
     }
-    if (valid && channel % 32 == 0 && (s & (spans_per_group - 1)) == 0) {
-      store_params(side, block, layout.value_param(token, channel + 32 * s), params);
+    if (s % kRun + 1 < kRun) continue;
+    if (valid) {
+      std::byte* run = to + s / kRun * 4 * format::kFragmentGroupWords;
+      *reinterpret_cast<Run*>(run) = static_cast<Run>(codes[0]);
+      *reinterpret_cast<Run*>(run + 4) = static_cast<Run>(codes[1]);
     }
-    if (in_run + 1 < spans_per_run) continue;
-#pragma unroll
-    for (int row_half = 0; row_half < 2; ++row_half) {
-      const format::CodePlace place = layout.value_code(token, channel + 32 * (s - in_run) + row_half).low;
-      std::byte* to = block + side.codes + 4 * place.word + bits * place.place / 8;
-      const uint32_t run = codes[row_half];
-      codes[row_half] = 0;
-      if (!valid) continue;
-      if (2 * spans_per_run * bits == 16) {
-        *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(run);
-      } else {
-        *reinterpret_cast<uint8_t*>(to) = static_cast<uint8_t>(run);
-      }
-    }
+    codes[0] = codes[1] = 0;
   }
-  if (kHigh && valid) high.store(block + side.codes, layout.value_code(token, channel).high);
+  if (format::has_high_plane(Bits) && valid) high.store(block + side.codes, first.high);
+}
+
+// Whether the new token stays in 16 bits, of a side that stores_tokens takes.
+__device__ inline bool stays(const format::WindowPolicy& policy, int token) {
+  if (policy.sliding_window != 0 && policy.first_stored(token + 1) > token) return false;
+  const int n = token + 1 - policy.sinks;
+  return policy.keep > 0 || n <= 0 || static_cast<unsigned>(n) % static_cast<unsigned>(policy.flush) != 0;
 }
 
 // Parts first_part .. first_part + 3 of the rows of a sequence with one new token. A warp.
@@ -140,26 +169,42 @@ __device__ void store_token(const StoreProblem& problem, const SequenceRows& seq
   const bool two_parts = problem.cache.layout.head_dim > kPartChannels;
   const int head = two_parts ? part / 2 : part;
   const int channel = lane % kTokenLanes * 4 + (two_parts ? part % 2 * kPartChannels : 0);
-  const Timeline keys(Side::kKeys, problem.cache, problem.keys.new_rows, sequence, head);
-  const Timeline values(Side::kValues, problem.cache, problem.values.new_rows, sequence, head);
+  const int b = sequence.b;
   const int token = sequence.n_past;
-  const TokenRange packed = packed_range(problem.values.policy, token, token + 1);
+  const format::WindowPolicy& policy = problem.values.policy;
+  const int leaving = token - policy.sinks - policy.keep;  // the value, counted from the end of the sinks
+  const bool packs = leaving >= 0 && (policy.sliding_window == 0 ||
+                                      leaving >= static_cast<int>(policy.first_stored(token + 1)) - policy.sinks);
 
+  // All numbers of pages are read at once, whether or not they are needed.
+  const format::KvBatchView& cache = problem.cache;
+  const WindowPlace key_at(cache, Side::kKeys, b, token, head);
+  const WindowPlace value_at(cache, Side::kValues, b, token, head);
+  const WindowPlace old_at(cache, Side::kValues, b, policy.sinks + max(leaving, 0), head);
+  const int key_page = *key_at.page;
+  const int value_page = *value_at.page;
+  const int old_page = *old_at.page;
+  const int block_page = *(packs ? problem.packed_page(b, leaving) : old_at.page);
+  const std::byte* new_value = problem.values.new_rows.at(sequence.first_row, head);
   RowPart<kSpans> key, value, old;
-  key.load(keys.new_row(token), channel);
-  value.load(values.new_row(token), channel);
-  if (packed.size() > 0) old.load(values.row(problem.values.policy.sinks + packed.begin), channel);
+  key.load(problem.keys.new_rows.at(sequence.first_row, head), channel);
+  value.load(new_value, channel);
+  old.load(packs && policy.keep > 0 ? old_at.row(cache, old_page) : new_value, channel);
   __syncwarp();  // the new value may take the old one's place
-  const auto keeps = [&](const StoreSide& side) { return KeptTokens(side.policy, token, token + 1).size() > 0; };
-  if (valid && keeps(problem.keys)) key.store(keys.window_row(token), channel);
-  if (valid && keeps(problem.values)) value.store(values.window_row(token), channel);
-  if (packed.size() == 0) return;
-  std::byte* block = values.block(packed.begin);
-  const int to = packed.begin % format::kPageTokens;
-  if (C::kHighPlane && format::has_high_plane(problem.values.bits)) {
-    pack_value<C, C::kHighPlane>(problem, old, block, to, channel, valid);
-  } else {
-    pack_value<C, false>(problem, old, block, to, channel, valid);
+  if (valid && stays(problem.keys.policy, token)) key.store(key_at.row(cache, key_page), channel);
+  if (valid && stays(policy, token)) value.store(value_at.row(cache, value_page), channel);
+  if (!packs) return;
+  std::byte* block = problem.block(block_page, head);
+  const int to = leaving % format::kPageTokens;
+  switch (problem.values.bits) {
+    case 2:
+      return pack_value<C, 2>(problem, old, block, to, channel, valid);
+    case 3:
+      return pack_value<C, 3>(problem, old, block, to, channel, valid);
+    case 4:
+      return pack_value<C, 4>(problem, old, block, to, channel, valid);
+    default:
+      return pack_value<C, 8>(problem, old, block, to, channel, valid);
   }
 }
 
@@ -170,7 +215,7 @@ __device__ void store_tokens(const StoreProblem& problem, int warp) {
   const int b = warp / warps_per_sequence;
   if (b >= problem.n_sequences) return;
   const SequenceRows sequence = sequence_rows(problem.cache, problem.seq_begin, b);
-  if (sequence.n_new != 1) return;
+  if ((sequence.n_new != 1) | (sequence.n_past < 0)) return;  // both are read at once
   const int first_part = (warp - b * warps_per_sequence) * kTokenParts;
   if (problem.cache.layout.head_dim == 64) {
     store_token<C, 2>(problem, sequence, first_part);
