@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #define __device__
 #define __host__
@@ -117,6 +118,11 @@ T atomicAdd(T* x, T y) {
   const T before = *x;
   *x = before + y;
   return before;
+}
+
+template <typename T>
+T atomicExch(T* x, T y) {
+  return std::exchange(*x, y);
 }
 
 // ---- Memory, bits, arithmetic ----
