@@ -133,8 +133,8 @@ class DecodeStream {
     if (at.step == begin_step) {
       pieces_ |= 1U << kQueries;
       if (Lane().id == 0) memory_.place = UnitPlace::of(args_, at.unit, at.sequence);
-      __syncwarp();
     }
+    __syncwarp();  // every lane knows by now where it was
     at.step += n_steps;
     if (Lane().id == kPackedLane) {
       memory_.block = args_.cache.packed_pages + next_pages_ * args_.cache.packed_stride +
