@@ -33,29 +33,32 @@ using format::WindowPolicy;
 
 constexpr int kBulkRows = 128;
 
-// Copies new tokens into the window. A warp has a row at a time, and two under way.
+// Copies new tokens into the window. A thread has 16 bytes of a row, and several rows under way.
 __device__ void keep(const StorePart& part, const KeptTokens& tokens) {
-  constexpr int kRowsUnderWay = 2;
-  const int at = static_cast<int>(threadIdx.x) % 32 * 16;  // rows have at most 512 bytes
+  constexpr int kRowsUnderWay = 4;
+  const int per_row = part.layout().head_dim / 8;
+  const int rows_at_once = kStoreThreads / per_row;
+  const int own = static_cast<int>(threadIdx.x) / per_row;
+  const int at = (static_cast<int>(threadIdx.x) - own * per_row) * 16;
   const int n_tokens = tokens.size();
   const int n_rows = n_tokens * part.n_heads;
-  if (at >= part.layout().head_dim * 2) return;
+  if (own >= rows_at_once) return;
 #pragma unroll 1
-  for (int first = static_cast<int>(threadIdx.x) / 32; first < n_rows; first += kRowsUnderWay * kStoreWarps) {
+  for (int first = own; first < n_rows; first += kRowsUnderWay * rows_at_once) {
     uint4 numbers[kRowsUnderWay];
     std::byte* to[kRowsUnderWay];
 #pragma unroll
     for (int i = 0; i < kRowsUnderWay; ++i) {
-      const int row = first + i * kStoreWarps;
-      if (row >= n_rows) continue;
-      const int token = tokens.token(row % n_tokens);
-      const Timeline timeline = part.timeline(part.head + row / n_tokens);
+      const int row = min(first + i * rows_at_once, n_rows - 1);
+      const int head = row / n_tokens;
+      const int token = tokens.token(row - head * n_tokens);
+      const Timeline timeline = part.timeline(part.head + head);
       numbers[i] = *reinterpret_cast<const uint4*>(timeline.new_row(token) + at);
       to[i] = timeline.window_row(token) + at;
     }
 #pragma unroll
     for (int i = 0; i < kRowsUnderWay; ++i) {
-      if (first + i * kStoreWarps < n_rows) *reinterpret_cast<uint4*>(to[i]) = numbers[i];
+      if (first + i * rows_at_once < n_rows) *reinterpret_cast<uint4*>(to[i]) = numbers[i];
     }
   }
 }
