@@ -47,13 +47,12 @@ __device__ void write_whole_words(const StorePart& part, const PackTile& tile) {
   using Low = PlaneBits<Bits, Plane::kLow>;
   using High = PlaneBits<Bits, Plane::kHigh>;
   static_assert(kDown == 1 || kDown == 2);
-  const auto thread = static_cast<int>(threadIdx.x);
-  const int row = thread % kLanes / 8;
-  const int column = thread % 8 / 2 * 2 + thread % 2 * 8;
+  const auto row = static_cast<int>(threadIdx.x % kLanes / 8);
+  const auto column = static_cast<int>(threadIdx.x % 8 / 2 * 2 + threadIdx.x % 2 * 8);
   const int groups_across = part.layout().head_dim / (kAcross * format::kTile);
   const int groups_of_head = tile.n_tokens() / (kDown * format::kTile) * groups_across;
 #pragma unroll 1
-  for (int i = thread / kLanes; i < tile.n_heads * groups_of_head; i += kStoreThreads / kLanes) {
+  for (int i = static_cast<int>(threadIdx.x / kLanes); i < tile.n_heads * groups_of_head; i += kStoreThreads / kLanes) {
     const int head = i / groups_of_head;
     const int group = i - head * groups_of_head;
     const int down = group / groups_across;
@@ -88,7 +87,8 @@ __device__ void write_whole_words(const StorePart& part, const PackTile& tile) {
       low.x |= upper << Low::at(f, 0);
       low.y |= lower << Low::at(f, 1);
     }
-    const int to = (tile.first / (kDown * format::kTile) * groups_across + group) * kLanes + thread % kLanes;
+    const int to = (tile.first / (kDown * format::kTile) * groups_across + group) * kLanes +
+                   static_cast<int>(threadIdx.x % kLanes);
     std::byte* block = tile.block + head * tile.block_bytes;
     reinterpret_cast<uint2*>(block + part.side().codes)[to] = low;
     if constexpr (format::has_high_plane(Bits)) {
@@ -102,7 +102,7 @@ template <int Bits, Side kSide>
 __device__ bool write_if_whole(const StorePart& part, const PackTile& tile) {
   constexpr int kFragments = 16 / format::low_bits(Bits);
   const int across = part.layout().head_dim / format::kTile;
-  if ((tile.first | tile.end) % format::kTileSpan != 0) return false;
+  if (((tile.first | tile.end) & (format::kTileSpan - 1)) != 0) return false;
   if (across % kFragments == 0) {
     write_whole_words<Bits, kFragments, kSide>(part, tile);
     return true;

@@ -78,7 +78,7 @@ __device__ inline void add(format::GroupRange& range, float x) {
 __device__ inline void stage_rows(const StorePart& part, const PackTile& tile) {
   const int per_row = part.layout().head_dim / 8;  // pieces of 16 bytes
   const int rows_at_once = kStoreThreads / per_row;
-  const int first = static_cast<int>(threadIdx.x) / per_row;
+  const auto first = static_cast<int>(threadIdx.x / static_cast<unsigned>(per_row));
   const int piece = static_cast<int>(threadIdx.x) - first * per_row;
   if (first < rows_at_once) {
 #pragma unroll 4
@@ -149,13 +149,13 @@ __device__ inline void store_params(const StoreSide& side, std::byte* block, int
 template <typename C>
 __device__ void quantise_values(const StorePart& part, const PackTile& tile) {
   using T = typename C::Number;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = static_cast<int>(threadIdx.x % 32);
   const int bits = part.side().bits;
   const int head_dim = part.layout().head_dim;
   const int lanes_per_group = part.side().group / 4;
   stage_rows(part, tile);
 #pragma unroll 1
-  for (int row = static_cast<int>(threadIdx.x) / 32; row < tile.n_rows(); row += kStoreWarps) {
+  for (int row = static_cast<int>(threadIdx.x / 32); row < tile.n_rows(); row += kStoreWarps) {
     const int token = tile.first + row % tile.n_tokens();
     std::byte* block = tile.block + row / tile.n_tokens() * tile.block_bytes;
 #pragma unroll 1

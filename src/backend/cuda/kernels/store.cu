@@ -150,8 +150,8 @@ struct FlushList {
   __device__ void make(const StoreProblem& problem, int first) {
     static_assert(kMost / 32 == 32 && kMost % (kLooks * kStoreThreads) == 0);
     const auto thread = static_cast<int>(threadIdx.x);
-    const int lane = thread % 32;
-    const int warp = thread / 32;
+    const auto lane = static_cast<int>(threadIdx.x % 32);
+    const auto warp = static_cast<int>(threadIdx.x / 32);
     const int n_looks = min(kMost, problem.n_sequences - first);
     __syncthreads();  // the list before is done with
     if (warp == 0) flushing[lane] = 0;
@@ -228,7 +228,7 @@ template <typename C>
 __global__ __launch_bounds__(kStoreThreads, 8) void store_step_kernel(const __grid_constant__ StoreProblem problem) {
   const auto x = static_cast<int>(blockIdx.x);
   if (x < problem.first_blocks) return flush_keys<C>(problem, x);
-  store_tokens<C>(problem, (x - problem.first_blocks) * kStoreWarps + static_cast<int>(threadIdx.x) / 32);
+  store_tokens<C>(problem, (x - problem.first_blocks) * kStoreWarps + static_cast<int>(threadIdx.x / 32));
 }
 
 // ---- The host's side ----

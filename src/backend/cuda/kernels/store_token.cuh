@@ -113,7 +113,7 @@ __device__ void pack_value(const StoreProblem& problem, const RowPart<kSpans>& r
   using Run = std::conditional_t<2 * kRun * kLowBits == 16, uint16_t, uint8_t>;
   const StoreSide& side = problem.values;
   const format::PageLayout& layout = problem.cache.layout;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = static_cast<int>(threadIdx.x % 32);
   const int spans_per_group = 1 << side.spans_shift;
   const auto params = group_statistic<ValueStatistic<T, C::kParams>>(row, lane, spans_per_group).params(side, Bits);
   const int own_span = lane % kTokenLanes;
@@ -161,7 +161,7 @@ __device__ inline bool stays(const format::WindowPolicy& policy, int token) {
 // Parts first_part .. first_part + 3 of the rows of a sequence with one new token. A warp.
 template <typename C, int kSpans>
 __device__ void store_token(const StoreProblem& problem, const SequenceRows& sequence, int first_part) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = static_cast<int>(threadIdx.x % 32);
   const int n_parts = parts_of_token(problem.cache.layout);
   const int asked = first_part + lane / kTokenLanes;
   const bool valid = asked < n_parts;
