@@ -9,7 +9,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <utility>
 
 #define __device__
 #define __host__
@@ -118,11 +117,6 @@ T atomicAdd(T* x, T y) {
   const T before = *x;
   *x = before + y;
   return before;
-}
-
-template <typename T>
-T atomicExch(T* x, T y) {
-  return std::exchange(*x, y);
 }
 
 // ---- Memory, bits, arithmetic ----

@@ -118,19 +118,6 @@ __device__ __forceinline__ uint32_t transpose_8x8(uint32_t a) {
   return d;
 }
 
-// ---- Where and when ----
-
-__device__ inline uint32_t multiprocessor() {
-  uint32_t id;
-  asm volatile("mov.u32 %0, %%smid;" : "=r"(id));
-  return id;
-}
-__device__ inline uint64_t nanoseconds() {
-  uint64_t time;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time)::"memory");
-  return time;
-}
-
 // ---- Arithmetic ----
 
 // Registers of 32 bits hold two 16-bit floats, the lower index in the low half.

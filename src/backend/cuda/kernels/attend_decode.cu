@@ -4,11 +4,9 @@
 #include <bit>
 #include <list>
 #include <numbers>
-#include <vector>
 
 #include "backend/cuda/device/buffer.h"
 #include "backend/cuda/device/launch.cuh"
-#include "backend/cuda/device/read_speeds.h"
 #include "backend/cuda/kernels/attend_decode.h"
 #include "backend/cuda/kernels/attend_decode_table.h"
 #include "backend/cuda/kernels/decode_args.cuh"
@@ -75,32 +73,10 @@ struct DecodePlan {
     return step;
   }
 
-  // Of the sum of all warps' shares, what those before warp w have.
-  __device__ int64_t shares_before(int32_t warp) const {
-    const int32_t n = workspace.n_warps / workspace.n_blocks;
-    const int32_t block = warp / n;
-    const int32_t of_block = block == workspace.n_blocks ? 0 : workspace.shares[block + 1] - workspace.shares[block];
-    return int64_t{workspace.shares[block]} * n + int64_t{warp - block * n} * of_block;
-  }
-  // Where a warp's stretch of the line begins.
-  __device__ int64_t border(int32_t warp, int64_t line) const {
-    return line * shares_before(warp) / shares_before(workspace.n_warps);
-  }
-  // The last warp whose stretch begins at a place or before it.
-  __device__ int32_t last_warp_from(int64_t place, int64_t line) const {
-    const int64_t all = shares_before(workspace.n_warps);
-    int32_t warp = 0;
-    for (int32_t n = workspace.n_warps; n > 1;) {
-      const int32_t half = n / 2;
-      if (line * shares_before(warp + half) < (place + 1) * all) warp += half;
-      n -= half;
-    }
-    return warp;
-  }
-
-  // Warp w takes what begins from its border on.
-  __device__ WorkBegin begin_of(int32_t warp, int64_t line) const {
-    const int64_t x = border(warp, line);
+  // Warp w takes what begins from  w * line / n_warps  on.
+  __device__ WorkBegin begin_of(int64_t warp, int64_t line) const {
+    const int64_t n_warps = workspace.n_warps;
+    const int64_t x = warp * line / n_warps;
     // The last sequence that begins at x or before: it has work, for x is on the line.
     int32_t b = 0;
     for (int32_t n = n_sequences; n > 1;) {
@@ -125,9 +101,12 @@ struct DecodePlan {
       }
     }
     begin.unit = b * units_per_sequence + unit;
+    const auto last_warp_from = [&](int64_t place) {  // of those whose x is at a place of the line or before it
+      return static_cast<int32_t>(min(((place + 1) * n_warps - 1) / line, n_warps - 1));
+    };
     const int64_t unit_begin = workspace.line_begins[b] + unit * costs.before(begin.work, begin.work.n_steps);
-    begin.first_warp = last_warp_from(unit_begin, line);
-    begin.last_warp = last_warp_from(unit_begin + costs.before(begin.work, begin.work.n_steps - 1), line);
+    begin.first_warp = last_warp_from(unit_begin);
+    begin.last_warp = last_warp_from(unit_begin + costs.before(begin.work, begin.work.n_steps - 1));
     const auto tokens = StepTokens::of<true>(begin.work, begin.step);
     for (int lane = 0; lane < kStepPages; ++lane) begin.pages[lane] = step_page(cache, b, tokens, lane);
     return begin;
@@ -190,46 +169,9 @@ int32_t groups_per_kv(int64_t n_heads, int n_kv_heads) {
 
 }  // namespace
 
-// How much of the line a block takes, of a fast multiprocessor and of another. Attention to packed pages computes, too,
-// and gains less.
-struct BlockShares {
-  int32_t fast;
-  int32_t other;
-};
-constexpr BlockShares kSharesPacked = {72, 64};
-constexpr BlockShares kSharesRows = {82, 64};
-
-std::vector<int32_t> sums_of_shares(const BlockShares& shares, int n_blocks, int n_fast) {
-  std::vector<int32_t> sums = {0};
-  for (int i = 0; i < n_blocks; ++i) sums.push_back(sums.back() + (i < n_fast ? shares.fast : shares.other));
-  return sums;
-}
-
 // One allocation each, zeroed, for the largest step that is supported.
 struct DecodeAttention::Memory {
   explicit Memory(const Stream& stream_) : stream(stream_) {}
-
-  // Numbers of the fast multiprocessors come first.
-  void set_blocks(const std::vector<int>& fast, int n_blocks) {
-    const auto n_fast = n_blocks <= DecodeBlocks::kMost ? static_cast<int>(std::ssize(fast)) : 0;
-    shares_packed = upload(sums_of_shares(kSharesPacked, n_blocks, n_fast));
-    shares_rows = upload(sums_of_shares(kSharesRows, n_blocks, n_fast));
-    if (n_fast == 0) return;
-    blocks.taken = allocate<int32_t>(n_blocks + 1);
-    int next_fast = 0;
-    int next = 0;
-    for (int id = 0; id < DecodeBlocks::kMost; ++id) {
-      const int number = std::ranges::binary_search(fast, id) ? next_fast++ : n_fast + next++ % (n_blocks - n_fast);
-      blocks.wanted[id] = static_cast<uint8_t>(number);
-    }
-  }
-  const int32_t* upload(const std::vector<int32_t>& numbers) {
-    auto* to = allocate<int32_t>(std::ssize(numbers));
-    check(cudaMemcpyAsync(to, numbers.data(), numbers.size() * sizeof(int32_t), cudaMemcpyHostToDevice, stream.enter()),
-          "copying the shares of blocks");
-    stream.synchronize();
-    return to;
-  }
 
   template <typename T>
   T* allocate(int64_t n) {
@@ -240,9 +182,6 @@ struct DecodeAttention::Memory {
   const Stream& stream;
   std::list<DeviceBuffer> buffers;
   std::array<DecodeWorkspace, format::kMostLayerGroups> workspaces;  // of each group of layers
-  DecodeBlocks blocks;
-  const int32_t* shares_packed = nullptr;
-  const int32_t* shares_rows = nullptr;
 };
 
 DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_unique<Memory>(stream)) {
@@ -250,7 +189,6 @@ DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_uniqu
         "asking for the GPU's multiprocessors");
   check(cudaDeviceGetAttribute(&capability_, cudaDevAttrComputeCapabilityMajor, stream.device()),
         "asking for the GPU's compute capability");
-  memory_->set_blocks(find_fast_multiprocessors(stream), n_multiprocessors_);
   int64_t warps = 0;
   int64_t channels = 0;  // of all warps
   for (const auto kernels : kernel_files()) {
@@ -295,9 +233,7 @@ void DecodeAttention::plan(const PlanAttendArgs& args, cudaStream_t stream) {
          n_sequences, units, kMaxSequences, kMaxUnits);
   }
   DecodeWorkspace& workspace = workspace_of(args.cache);
-  workspace.n_blocks = n_multiprocessors_;
   workspace.n_warps = n_multiprocessors_ * launch_of(kernel).n_warps;
-  workspace.shares = kernel.key_bits > 0 ? memory_->shares_packed : memory_->shares_rows;
   launch("plan_decode", plan_decode, 1, kPlanThreads, 0, stream,
          DecodePlan{args.cache, args.seq_begin.as<const int32_t, 1>().data, n_sequences, units,
                     StepCosts(args.cache.layout), workspace});
@@ -336,7 +272,6 @@ void DecodeAttention::run(const AttendArgs& args, cudaStream_t stream) {
   };
   if (layout.key_bits > 0) decode.key_group_shift = log2_spans(layout.key_group);
   if (layout.value_bits > 0) decode.value_group_shift = log2_spans(layout.value_group);
-  decode.blocks = memory_->blocks;
   decode.workspace = workspace_of(args.cache);
   launch_of(kernel).run(decode, n_multiprocessors_, stream);
 }

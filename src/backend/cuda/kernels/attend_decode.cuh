@@ -43,11 +43,9 @@ __device__ __forceinline__ void run_attend_decode(const DecodeArgs& args) {
   __shared__ BlockParts<Config> parts;
   const Lane lane;
   const int warp_in_block = static_cast<int>(threadIdx.x) / kWarpLanes;
+  const int warp = static_cast<int>(blockIdx.x) * Config::kWarps + warp_in_block;
   WarpMemory<Config>& memory = memories[warp_in_block];
   parts.reset(warp_in_block);
-  if (threadIdx.x == 0) parts.block = args.blocks.take_number();
-  __syncthreads();
-  const int warp = parts.block * Config::kWarps + warp_in_block;
   {
     constexpr int kInts = sizeof(WorkBegin) / sizeof(int32_t);
     static_assert(2 * kInts == kWarpLanes);
@@ -58,7 +56,6 @@ __device__ __forceinline__ void run_attend_decode(const DecodeArgs& args) {
   __syncwarp();
 
   DecodeStream<Config> stream(args, memory, slots + warp_in_block * Config::kSlots * Config::kSlotBytes);
-  if (threadIdx.x == 0) args.blocks.forget_numbers();
   UnitState<Config> state{};
   StepProbabilities p{};
 #pragma unroll 1

@@ -3,48 +3,21 @@
 
 #include <cstdint>
 
-#include "backend/cuda/device/ptx.cuh"
 #include "backend/cuda/kernels/decode_work.cuh"
 #include "core/dtype.h"
 #include "format/kv_view.h"
 
 namespace kivi::cuda {
 
-// Blocks take numbers, and with them their parts of the line: on a GPU whose multiprocessors do not read alike those of
-// the fast ones have larger parts, which the first numbers stand for.
-struct DecodeBlocks {
-  static constexpr int kMost = 256;
-  int32_t* taken = nullptr;    // [n_blocks + 1], 0 between calls: numbers, and how many. Null: block i has number i
-  uint8_t wanted[kMost] = {};  // by %smid
-
-  // One thread of a block.
-  __device__ int take_number() const {
-    const auto n = static_cast<int>(gridDim.x);
-    if (taken == nullptr) return static_cast<int>(blockIdx.x);
-    int number = wanted[multiprocessor() % kMost];
-    // Blocks of a GPU that others work on, too, may be on the same multiprocessor one after the other.
-    while (atomicExch(taken + number, 1) != 0) number = number + 1 < n ? number + 1 : 0;
-    return number;
-  }
-  // Likewise, later: the last one clears what was taken.
-  __device__ void forget_numbers() const {
-    const auto n = static_cast<int>(gridDim.x);
-    if (taken == nullptr || atomicAdd(taken + n, 1) != n - 1) return;
-    for (int i = 0; i <= n; ++i) taken[i] = 0;
-  }
-};
-
 // Memory of the device that decode attention works in. One call at a time uses it.
 struct DecodeWorkspace {
-  int32_t n_warps = 0;              // of the grid
-  int32_t n_blocks = 0;             // likewise
-  const int32_t* shares = nullptr;  // [n_blocks + 1]: sums of the parts of the line that blocks take
-  WorkBegin* begins = nullptr;      // [n_warps + 1]
-  SequenceWork* works = nullptr;    // [B]
-  int64_t* line_begins = nullptr;   // [B]: of each sequence on the line
-  int32_t* steps_done = nullptr;    // [units]: of units that several warps share; 0 between calls
-  float* partial_out = nullptr;     // [n_warps][2][kHeadsPerUnit][head_dim]
-  float2* partial_sums = nullptr;   // [n_warps][2][kHeadsPerUnit]: maximum (of log2) and total
+  int32_t n_warps = 0;             // of the grid
+  WorkBegin* begins = nullptr;     // [n_warps + 1]
+  SequenceWork* works = nullptr;   // [B]
+  int64_t* line_begins = nullptr;  // [B]: of each sequence on the line
+  int32_t* steps_done = nullptr;   // [units]: of units that several warps share; 0 between calls
+  float* partial_out = nullptr;    // [n_warps][2][kHeadsPerUnit][head_dim]
+  float2* partial_sums = nullptr;  // [n_warps][2][kHeadsPerUnit]: maximum (of log2) and total
 };
 
 struct DecodeArgs {
@@ -68,7 +41,6 @@ struct DecodeArgs {
   int32_t values_at = 0;          // bytes of a block before its values
   int32_t key_group_shift = 0;    // log2 of the steps in a key group
   int32_t value_group_shift = 0;  // log2 of the channel spans in a value group
-  DecodeBlocks blocks;
   DecodeWorkspace workspace;
 
   __device__ int32_t units_per_sequence() const { return cache.layout.n_kv_heads * groups_per_kv; }

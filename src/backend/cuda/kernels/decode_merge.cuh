@@ -78,7 +78,6 @@ struct MergeTask {
 
 template <typename Config>
 struct BlockParts {
-  int block;  // its number
   UnitPart closing[Config::kWarps];
   float2 sums[Config::kWarps][kHeadsPerUnit];  // of the closing parts
   MergeTask tasks[Config::kWarps];             // of opening parts
@@ -126,7 +125,7 @@ template <typename Config>
 __device__ void finish_unit(const DecodeArgs& args, const WarpMemory<Config>& memory, UnitState<Config>& state,
                             const Piece& piece, std::byte* slots, BlockParts<Config>& parts) {
   const int warp_in_block = static_cast<int>(threadIdx.x) / kWarpLanes;
-  const int block = parts.block;
+  const auto block = static_cast<int>(blockIdx.x);
   const int warp = block * Config::kWarps + warp_in_block;
   const bool is_whole = piece.ends == piece.n_steps;
   const bool is_closing = !is_whole && piece.unit == memory.end.unit;
@@ -222,7 +221,7 @@ __device__ void merge_closing(const DecodeArgs& args, std::byte* slots, const Bl
   HeadSum<Config> head;
   head.add(closing_rows<Config>(slots, source) + n * Config::kHeadDim,
            Lane().id < n_parts ? parts.sums[source][n] : float2{-INFINITY, 0.0F}, n_parts);
-  const int64_t row = closing_row<Config>(parts.block, parts.closing[source].first_warp) + n;
+  const int64_t row = closing_row<Config>(static_cast<int>(blockIdx.x), parts.closing[source].first_warp) + n;
   head.store({args.workspace.partial_out + row * Config::kHeadDim, DType::kF32}, 1.0F);
   if (Lane().id == 0) args.workspace.partial_sums[row] = {head.maximum, head.total};
 }

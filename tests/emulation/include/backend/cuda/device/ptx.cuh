@@ -34,10 +34,6 @@ inline uint2 load_shared_8(uint32_t address) {
 inline void cp_async_16(void* shared, const void* global, bool valid = true) {
   emulation::start_copy(shared_address(shared), global, valid ? 16 : 0);
 }
-// Blocks run one after the other, and not all are where they are expected.
-inline uint32_t multiprocessor() {
-  return static_cast<uint32_t>(blockIdx.x) / 2;
-}
 inline uint64_t evict_first_policy() {
   return 0;
 }
