@@ -4,14 +4,12 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-BIN = Path(sys.executable).parent
+from conftest import Client, tool
 
 CAPITALS = [("France", ["Paris", "Rome", "Cairo"], 0), ("Egypt", ["Paris", "Rome", "Cairo"], 2),
             ("Japan", ["Warsaw", "Tokyo", "Vienna"], 1), ("Poland", ["Warsaw", "Tokyo", "Vienna"], 0)]
@@ -43,12 +41,6 @@ filter_list:
 metric_list:
   - metric: exact_match
 """
-
-
-def tool(name):
-    if not (BIN / name).exists():
-        pytest.skip(f"{name} is not installed")
-    return str(BIN / name)
 
 
 def run(*command, timeout=900, env=None, cwd=None):
@@ -149,8 +141,7 @@ def test_a_router_outlives_a_server(start, policy):
     command = [router, "--host", "127.0.0.1", "--port", str(port), "--policy", policy, "--worker-urls"]
     process = subprocess.Popen(command + [server.url for server in servers], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
-    front = type(servers[0]).__new__(type(servers[0]))  # speaks to the router as to a server
-    front.port, front.url, front.process = port, f"http://127.0.0.1:{port}", process
+    front = Client(port)
     def ask(n_tokens=4):
         body = {"model": "model", "prompt": "The capital of France is", "max_tokens": n_tokens, "temperature": 0,
                 "ignore_eos": True}
