@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "eval/model_shape.h"
 #include "model/random_model.h"
+#include "output.h"
 
 namespace kivi::app {
 namespace {
@@ -86,7 +87,8 @@ Session ModelOptions::load(std::span<const KvConfig> caches) const {
   const ModelConfig& config = session.model->config;
   for (const KvConfig& kv : caches) require_kernels(*session.backend, kv_shape(config), config.n_heads, kv);
   const int64_t free_before = free_bytes();
-  load_weights(*session.backend, *session.model);
+  Progress progress("loading weights");
+  load_weights(*session.backend, *session.model, [&progress](double part) { progress.update(part); });
   session.decoder = std::make_unique<Decoder>(*session.backend, session.model->weights);
   session.weight_bytes = free_before == 0 ? session.model->weight_bytes : free_before - free_bytes();
   return session;

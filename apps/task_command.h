@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "eval/progress.h"
+#include "core/progress.h"
 #include "eval/tasks/task.h"
 #include "eval/tasks/task_prompt.h"
 #include "options.h"

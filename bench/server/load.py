@@ -45,10 +45,14 @@ def metrics(port):
         return response.read().decode()
 
 
-def quantile(text, name, q):
-    """The bucket's upper end under which q of a histogram's values lie."""
-    buckets = [(float(le), int(n)) for le, n in re.findall(name + r'_bucket\{[^}]*le="([^"]+)"[^}]*\} (\d+)', text)]
-    return next((le for le, n in buckets if n >= q * buckets[-1][1]), None) if buckets else None
+def buckets(text, name):
+    return {float(le): int(n) for le, n in re.findall(name + r'_bucket\{[^}]*le="([^"]+)"[^}]*\} (\d+)', text)}
+
+
+def quantile(before, after, q):
+    """The bucket's upper end under which q of a histogram's values lie that came between two readings."""
+    counts = {le: n - before.get(le, 0) for le, n in after.items()}
+    return next((le for le, n in counts.items() if n >= q * counts[float("inf")] > 0), None)
 
 
 async def stream(port, prompt, n_tokens):
@@ -89,13 +93,15 @@ async def many(options, keep_going):
 
 def measured(options, run):
     before = thread_seconds(options.pid) if options.pid else {}
+    delays = buckets(metrics(options.port), "kivi:write_delay_seconds")
     begin = time.monotonic()
     n = asyncio.run(run)
     seconds = time.monotonic() - begin
     result = {"requests": n, "concurrency": options.concurrency, "tokens_each": options.tokens,
               "seconds": round(seconds, 1), "output_tokens_per_s": round(n * options.tokens / seconds, 1)}
-    text = metrics(options.port)
-    result["write_delay_p99_s_at_most"] = quantile(text, "kivi:write_delay_seconds", 0.99)
+    delays_now = buckets(metrics(options.port), "kivi:write_delay_seconds")
+    for q in (0.5, 0.99, 0.999):
+        result[f"write_delay_p{100 * q:g}_s_at_most"] = quantile(delays, delays_now, q)
     if options.pid:
         after = thread_seconds(options.pid)
         used = {name: after[name] - before.get(name, 0) for name in after}

@@ -11,7 +11,7 @@
 
 #include "backend/backend.h"
 #include "cache/kv_config.h"
-#include "eval/progress.h"
+#include "core/progress.h"
 #include "model/decoder.h"
 
 namespace kivi {

@@ -12,7 +12,7 @@
 
 #include "backend/backend.h"
 #include "cache/kv_config.h"
-#include "eval/progress.h"
+#include "core/progress.h"
 
 namespace kivi {
 

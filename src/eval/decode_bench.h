@@ -10,7 +10,7 @@
 #include "backend/backend.h"
 #include "cache/kv_config.h"
 #include "cache/kv_memory.h"
-#include "eval/progress.h"
+#include "core/progress.h"
 #include "model/decoder.h"
 
 namespace kivi {

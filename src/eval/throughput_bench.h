@@ -10,8 +10,8 @@
 
 #include "backend/backend.h"
 #include "cache/kv_config.h"
+#include "core/progress.h"
 #include "engine/engine.h"
-#include "eval/progress.h"
 #include "model/decoder.h"
 
 namespace kivi {

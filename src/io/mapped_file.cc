@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <system_error>
 #include <utility>
 
@@ -63,6 +64,14 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+void read_ahead(std::span<const std::byte> bytes) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
+  const size_t size = reinterpret_cast<uintptr_t>(bytes.data() + bytes.size()) - first;
+  auto* address = reinterpret_cast<void*>(first);
+  if (::madvise(address, size, MADV_POPULATE_READ) != 0) ::madvise(address, size, MADV_WILLNEED);  // before Linux 5.14
 }
 
 }  // namespace kivi

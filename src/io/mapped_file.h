@@ -24,4 +24,7 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// Has these bytes of a mapped file read now, so that who uses them first does not wait for a disk. Only a hint.
+void read_ahead(std::span<const std::byte> bytes);
+
 }  // namespace kivi

@@ -36,6 +36,15 @@ TEST(MappedFile, HasTheBytesOfTheFile) {
   EXPECT_EQ(text(file), "some bytes");
 }
 
+TEST(MappedFile, ReadingAheadLeavesItAsItIs) {
+  const std::string content(100'000, 'x');
+  const MappedFile file(write_file("mapped_file_ahead", content));
+  read_ahead(file.bytes());
+  read_ahead(file.bytes().subspan(4097, 9'000));
+  read_ahead({});
+  EXPECT_EQ(text(file), content);
+}
+
 TEST(MappedFile, Moves) {
   MappedFile first(write_file("mapped_file_1", "first"));
   MappedFile moved(std::move(first));

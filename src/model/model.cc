@@ -57,9 +57,9 @@ std::unique_ptr<Model> open_model(const std::string& path) {
   return model;
 }
 
-void load_weights(Backend& backend, Model& model) {
-  model.weights =
-      model.is_random() ? random_weights(backend, model.config) : load_weights(backend, *model.file, model.config);
+void load_weights(Backend& backend, Model& model, const ProgressCallback& progress) {
+  model.weights = model.is_random() ? random_weights(backend, model.config, progress)
+                                    : load_weights(backend, *model.file, model.config, progress);
 }
 
 }  // namespace kivi

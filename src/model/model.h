@@ -42,7 +42,8 @@ ModelSummary summarise_model(const std::string& path);
 
 // All but the weights. Throws Error as read_model_file, read_config and make_tokenizer do.
 std::unique_ptr<Model> open_model(const std::string& path);
-// Those of an open model: of its file, or random ones (random_model.h).
-void load_weights(Backend& backend, Model& model);
+// Those of an open model: of its file, or random ones (random_model.h). Those of a file are read, also where the
+// backend uses them in place.
+void load_weights(Backend& backend, Model& model, const ProgressCallback& progress = {});
 
 }  // namespace kivi

@@ -57,6 +57,18 @@ Golden read_golden(const std::string& name) {
   throw std::runtime_error(name + ": not in index.json");
 }
 
+TEST(ModelFamily, LoadingTellsHowFarItIs) {
+  for (const char* name : kNames) {
+    const auto backend = make_backend({.device = "reference", .n_threads = 1});
+    const auto model = open_model(kFolder + name + "/model.gguf");
+    std::vector<double> parts;
+    load_weights(*backend, *model, [&parts](double part) { parts.push_back(part); });
+    EXPECT_TRUE(std::ranges::is_sorted(parts)) << name;
+    EXPECT_GT(parts.front(), 0.0) << name;
+    EXPECT_EQ(parts.back(), 1.0) << name;
+  }
+}
+
 TEST(ModelFamily, EveryGoldenModelIsTested) {
   for (const auto& entry : read_index()) {
     EXPECT_TRUE(std::ranges::find(kNames, entry.at("name").get<std::string>()) != kNames.end()) << entry.at("name");

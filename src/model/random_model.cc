@@ -98,9 +98,9 @@ std::unique_ptr<Model> open_random_model(const ModelConfig& config) {
   return model;
 }
 
-ModelWeights random_weights(Backend& backend, const ModelConfig& config) {
+ModelWeights random_weights(Backend& backend, const ModelConfig& config, const ProgressCallback& progress) {
   RandomSource source(backend);
-  return make_weights(backend, config, source);
+  return make_weights(backend, config, source, progress);
 }
 
 }  // namespace kivi

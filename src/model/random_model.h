@@ -24,6 +24,6 @@ int64_t random_weight_bytes(const ModelConfig& config);
 std::unique_ptr<Model> open_random_model(const ModelConfig& config);
 
 // Throws Error{kUnsupported} if the backend makes no random weights.
-ModelWeights random_weights(Backend& backend, const ModelConfig& config);
+ModelWeights random_weights(Backend& backend, const ModelConfig& config, const ProgressCallback& progress = {});
 
 }  // namespace kivi

@@ -17,6 +17,7 @@ class FileSource : public WeightSource {
       const std::vector<WeightView> more = file_.tensor(spec.name).parts();
       parts.insert(parts.end(), more.begin(), more.end());
     }
+    for (const WeightView& part : parts) read_ahead({part.data, static_cast<size_t>(part.size_bytes())});
     return backend_.load_weight(parts);
   }
   std::vector<float> vector(const TensorSpec& spec) override {
@@ -31,12 +32,24 @@ class FileSource : public WeightSource {
   const ModelFile& file_;
 };
 
+int64_t n_elements(std::span<const TensorSpec> tensors) {
+  int64_t n = 0;
+  for (const TensorSpec& spec : tensors) n += spec.rows * spec.cols;
+  return n;
+}
+
 // From what a model consists of to its weights.
 class Maker {
  public:
-  Maker(Backend& backend, WeightSource& source) : backend_(backend), source_(source) {}
+  Maker(Backend& backend, WeightSource& source, int64_t n_all, const ProgressCallback& progress)
+      : backend_(backend), source_(source), n_all_(n_all), progress_(progress) {}
 
-  std::unique_ptr<Weight> matrix(const TensorStack& stack) { return stack.empty() ? nullptr : source_.matrix(stack); }
+  std::unique_ptr<Weight> matrix(const TensorStack& stack) {
+    if (stack.empty()) return nullptr;
+    std::unique_ptr<Weight> weight = source_.matrix(stack);
+    tell(stack);
+    return weight;
+  }
   Tensor vector(const TensorStack& stack) {
     const std::vector<float> values = elements(stack);
     return values.empty() ? Tensor() : upload(values, {std::ssize(values)});
@@ -74,11 +87,19 @@ class Maker {
       const std::vector<float> part = source_.vector(spec);
       values.insert(values.end(), part.begin(), part.end());
     }
+    tell(stack);
     return values;
+  }
+  void tell(const TensorStack& made) {
+    n_made_ += n_elements(made);
+    if (progress_) progress_(static_cast<double>(n_made_) / static_cast<double>(n_all_));
   }
 
   Backend& backend_;
   WeightSource& source_;
+  int64_t n_all_;
+  int64_t n_made_ = 0;
+  const ProgressCallback& progress_;
 };
 
 }  // namespace
@@ -93,9 +114,10 @@ std::vector<float> inverse_frequencies(const RopeConfig& rope) {
   return out;
 }
 
-ModelWeights make_weights(Backend& backend, const ModelConfig& config, WeightSource& source) {
+ModelWeights make_weights(Backend& backend, const ModelConfig& config, WeightSource& source,
+                          const ProgressCallback& progress) {
   const ModelTensors tensors = model_tensors(config);
-  Maker make(backend, source);
+  Maker make(backend, source, n_elements(all_of(tensors)), progress);
   ModelWeights weights;
   weights.config = config;
   weights.embedding = make.matrix(tensors.embedding);
@@ -110,9 +132,10 @@ ModelWeights make_weights(Backend& backend, const ModelConfig& config, WeightSou
   return weights;
 }
 
-ModelWeights load_weights(Backend& backend, const ModelFile& file, const ModelConfig& config) {
+ModelWeights load_weights(Backend& backend, const ModelFile& file, const ModelConfig& config,
+                          const ProgressCallback& progress) {
   FileSource source(backend, file);
-  return make_weights(backend, config, source);
+  return make_weights(backend, config, source, progress);
 }
 
 }  // namespace kivi

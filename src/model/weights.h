@@ -6,6 +6,7 @@
 
 #include "backend/backend.h"
 #include "backend/tensor.h"
+#include "core/progress.h"
 #include "io/model_file.h"
 #include "model/config.h"
 #include "model/tensors.h"
@@ -29,11 +30,13 @@ class WeightSource {
   virtual std::unique_ptr<Weight> matrix(const TensorStack& stack) = 0;  // of one tensor at least
   virtual std::vector<float> vector(const TensorSpec& spec) = 0;
 };
-ModelWeights make_weights(Backend& backend, const ModelConfig& config, WeightSource& source);
+ModelWeights make_weights(Backend& backend, const ModelConfig& config, WeightSource& source,
+                          const ProgressCallback& progress = {});
 
 std::vector<float> inverse_frequencies(const RopeConfig& rope);
 
 // Throws Error{kCorrupt} naming a tensor that the file does not have.
-ModelWeights load_weights(Backend& backend, const ModelFile& file, const ModelConfig& config);
+ModelWeights load_weights(Backend& backend, const ModelFile& file, const ModelConfig& config,
+                          const ProgressCallback& progress = {});
 
 }  // namespace kivi

@@ -1,62 +1,19 @@
 // The HTTP layer over loopback, with clients that behave and clients that do not.
 #include "server/http_server.h"
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <future>
 #include <thread>
 
 #include "core/error.h"
+#include "server/loopback_client.h"
 
 namespace kivi {
 namespace {
 
 using Seconds = HttpOptions::Seconds;
-
-class Client {
- public:
-  explicit Client(int port) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    timeval most{.tv_sec = 20, .tv_usec = 0};
-    setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof(most));
-    is_connected_ = connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
-  }
-  ~Client() { close(fd_); }
-  Client(const Client&) = delete;
-  Client& operator=(const Client&) = delete;
-
-  bool is_connected() const { return is_connected_; }
-  bool send(std::string_view text) const {
-    return ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL) == std::ssize(text);
-  }
-  // Until the end marker has come, or the server has closed.
-  std::string read(std::string_view end = {}) const {
-    std::string all;
-    char bytes[4096];
-    while (end.empty() || all.find(end) == std::string::npos) {
-      const ssize_t n = recv(fd_, bytes, sizeof(bytes), 0);
-      if (n <= 0) break;
-      all.append(bytes, static_cast<size_t>(n));
-    }
-    return all;
-  }
-  std::string ask(const std::string& path, std::string_view end) const {
-    send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
-    return read(end);
-  }
-
- private:
-  int fd_;
-  bool is_connected_;
-};
 
 class HttpServerTest : public ::testing::Test {
  protected:
@@ -100,7 +57,7 @@ class HttpServerTest : public ::testing::Test {
     for (int i = 0; i < 1000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
     return condition();
   }
-  Client connect() { return Client(server->port()); }
+  LoopbackClient connect() { return LoopbackClient(server->port()); }
 
   std::unique_ptr<HttpServer> server;
   std::thread loop;
@@ -112,7 +69,7 @@ class HttpServerTest : public ::testing::Test {
 
 TEST_F(HttpServerTest, AnswersSeveralRequestsOnOneConnection) {
   start({});
-  const Client client = connect();
+  const LoopbackClient client = connect();
   for (int i = 0; i < 3; ++i) {
     client.send("POST /echo?q=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi");
     EXPECT_NE(client.read("|echo").find("200 OK"), std::string::npos);
@@ -130,7 +87,7 @@ TEST_F(HttpServerTest, StreamsAreChunkedAndEnd) {
   const std::string answer = connect().ask("/three", "0\r\n\r\n");
   EXPECT_NE(answer.find("Transfer-Encoding: chunked"), std::string::npos);
   EXPECT_NE(answer.find("onetwothree"), std::string::npos) << answer;
-  const Client old = connect();
+  const LoopbackClient old = connect();
   old.send("GET /three HTTP/1.0\r\n\r\n");
   EXPECT_TRUE(old.read().ends_with("\r\n\r\nonetwothree"));
 }
@@ -138,9 +95,9 @@ TEST_F(HttpServerTest, StreamsAreChunkedAndEnd) {
 TEST_F(HttpServerTest, NoticesThatAClientHasGone) {
   start({});
   {
-    const Client waiting = connect();
+    const LoopbackClient waiting = connect();
     waiting.send("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n");
-    const Client streaming = connect();
+    const LoopbackClient streaming = connect();
     streaming.ask("/silent", "\r\n\r\n");
     ASSERT_TRUE(soon([this] { return n_requests == 2; }));
     EXPECT_EQ(n_gone, 0);
@@ -156,7 +113,7 @@ TEST_F(HttpServerTest, ASilentStreamGetsComments) {
 
 TEST_F(HttpServerTest, ASlowReaderIsDroppedAndHoldsNobodyUp) {
   start({.max_stream_bytes = 1 << 16});
-  const Client slow = connect();
+  const LoopbackClient slow = connect();
   slow.send("GET /flood HTTP/1.1\r\nHost: x\r\n\r\n");
   for (int i = 0; i < 20; ++i) EXPECT_NE(connect().ask("/echo", "|echo").find("200 OK"), std::string::npos);
   EXPECT_TRUE(soon([this] { return n_gone == 1; }));
@@ -164,16 +121,16 @@ TEST_F(HttpServerTest, ASlowReaderIsDroppedAndHoldsNobodyUp) {
 
 TEST_F(HttpServerTest, RefusesWhatIsTooLarge) {
   start({.max_header_bytes = 1000, .max_body_bytes = 1000});
-  const Client body = connect();
+  const LoopbackClient body = connect();
   body.send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n");
   EXPECT_NE(body.read().find(" 413 "), std::string::npos);
-  const Client chunked = connect();
+  const LoopbackClient chunked = connect();
   chunked.send("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n" + std::string(2000, 'x'));
   EXPECT_NE(chunked.read().find(" 413 "), std::string::npos);
-  const Client header = connect();
+  const LoopbackClient header = connect();
   header.send("GET /echo HTTP/1.1\r\nX: " + std::string(2000, 'x') + "\r\n\r\n");
   EXPECT_NE(header.read().find(" 431 "), std::string::npos);
-  const Client rubbish = connect();
+  const LoopbackClient rubbish = connect();
   rubbish.send("rubbish\r\n\r\n");
   EXPECT_NE(rubbish.read().find(" 400 "), std::string::npos);
   EXPECT_EQ(n_requests, 0);
@@ -182,7 +139,7 @@ TEST_F(HttpServerTest, RefusesWhatIsTooLarge) {
 TEST_F(HttpServerTest, ClosesIdleAndHalfSentRequests) {
   start({.idle_timeout = Seconds(0.1), .request_timeout = Seconds(0.2)});
   EXPECT_EQ(connect().read(), "");
-  const Client half = connect();
+  const LoopbackClient half = connect();
   half.send("POST /echo HTTP/1.1\r\nContent-Length: 10\r\n\r\nhalf");
   EXPECT_EQ(half.read(), "");
   EXPECT_EQ(n_requests, 0);
@@ -190,11 +147,11 @@ TEST_F(HttpServerTest, ClosesIdleAndHalfSentRequests) {
 
 TEST_F(HttpServerTest, TheLongestIdleGivesWay) {
   start({.max_connections = 8});
-  const Client busy = connect();
+  const LoopbackClient busy = connect();
   busy.ask("/silent", "\r\n\r\n");
-  std::vector<std::unique_ptr<Client>> idle;
+  std::vector<std::unique_ptr<LoopbackClient>> idle;
   for (int i = 0; i < 30; ++i) {
-    idle.push_back(std::make_unique<Client>(server->port()));
+    idle.push_back(std::make_unique<LoopbackClient>(server->port()));
     ASSERT_TRUE(idle.back()->is_connected());
   }
   EXPECT_NE(connect().ask("/echo", "|echo").find("200 OK"), std::string::npos);
@@ -207,8 +164,8 @@ TEST_F(HttpServerTest, TheLongestIdleGivesWay) {
 
 TEST_F(HttpServerTest, DrainingLetsAnswersEnd) {
   start({});
-  const Client idle = connect();
-  const Client streaming = connect();
+  const LoopbackClient idle = connect();
+  const LoopbackClient streaming = connect();
   streaming.ask("/silent", "\r\n\r\n");
   server->post([this] {
     server->drain();

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "cache/kv_config.h"
-#include "eval/progress.h"
+#include "core/progress.h"
 #include "model/decoder.h"
 
 namespace kivi {

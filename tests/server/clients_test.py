@@ -4,35 +4,43 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-BIN = Path(sys.executable).parent
+from conftest import Client, tool
 
-CAPITALS = [("France", ["Paris", "Rome", "Berlin"], 0), ("Italy", ["Paris", "Rome", "Berlin"], 1),
-            ("Germany", ["Paris", "Rome", "Berlin"], 2), ("Spain", ["Lisbon", "Madrid", "Vienna"], 1)]
-TASK = """task: kivi_capitals
+CAPITALS = [("France", ["Paris", "Rome", "Cairo"], 0), ("Egypt", ["Paris", "Rome", "Cairo"], 2),
+            ("Japan", ["Warsaw", "Tokyo", "Vienna"], 1), ("Poland", ["Warsaw", "Tokyo", "Vienna"], 0)]
+TASK = """task: {name}
 dataset_path: json
 dataset_kwargs:
   data_files: {data}
 test_split: train
-output_type: multiple_choice
-doc_to_text: "The capital of {{{{country}}}} is"
+"""
+CHOICE_TASK = """output_type: multiple_choice
+doc_to_text: "The capital of {{country}} is"
 doc_to_target: label
 doc_to_choice: choices
 metric_list:
   - metric: acc
 """
-
-
-def tool(name):
-    if not (BIN / name).exists():
-        pytest.skip(f"{name} is not installed")
-    return str(BIN / name)
+CHAT_TASK = """output_type: generate_until
+doc_to_text: "What is the capital of {{country}}?"
+doc_to_target: "{{choices[label]}}"
+generation_kwargs:
+  max_gen_toks: 24
+  until: ["\\n\\n"]
+filter_list:
+  - name: city
+    filter:
+      - function: regex
+        regex_pattern: "(Paris|Rome|Cairo|Warsaw|Tokyo|Vienna)"
+      - function: take_first
+metric_list:
+  - metric: exact_match
+"""
 
 
 def run(*command, timeout=900, env=None, cwd=None):
@@ -42,17 +50,73 @@ def run(*command, timeout=900, env=None, cwd=None):
     return result.stdout
 
 
-def test_lm_eval_scores(server, tmp_path):
+def lm_eval_result(server, tmp_path, model, path, task, *options):
+    """The results of a task on CAPITALS."""
     lm_eval = tool("lm_eval")
     data = tmp_path / "capitals.jsonl"
     data.write_text("".join(json.dumps({"country": c, "choices": names, "label": i}) + "\n" for c, names, i in CAPITALS))
-    (tmp_path / "capitals.yaml").write_text(TASK.format(data=data))
-    arguments = f"model=smollm2-135m,base_url={server.url}/v1/completions,tokenizer_backend=remote,num_concurrent=4"
-    run(lm_eval, "--model", "local-completions", "--model_args", arguments, "--tasks", "kivi_capitals", "--include_path",
-        tmp_path, "--output_path", tmp_path / "out", env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")})
-    result = json.loads(next((tmp_path / "out").rglob("*.json")).read_text())
-    assert result["results"]["kivi_capitals"]["acc,none"] >= 0.75
+    (tmp_path / "task.yaml").write_text(TASK.format(name="kivi_capitals", data=data) + task)
+    arguments = f"model=smollm2-135m,base_url={server.url}{path},num_concurrent=4"
+    run(lm_eval, "--model", model, "--model_args", arguments, "--tasks", "kivi_capitals", "--include_path", tmp_path,
+        "--output_path", tmp_path / "out", *options, env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")})
     server.expect_idle()
+    return json.loads(next((tmp_path / "out").rglob("*.json")).read_text())["results"]["kivi_capitals"]
+
+
+def test_lm_eval_scores_choices(server, tmp_path):
+    result = lm_eval_result(server, tmp_path, "local-completions", "/v1/completions,tokenizer_backend=remote", CHOICE_TASK)
+    assert result["acc,none"] >= 0.75
+
+
+def test_lm_eval_reads_chat_answers(server, tmp_path):
+    result = lm_eval_result(server, tmp_path, "local-chat-completions", "/v1/chat/completions", CHAT_TASK,
+                            "--apply_chat_template")
+    assert result["exact_match,city"] >= 0.75
+
+
+def byte_tokenizer(folder):
+    """One token a byte: what aiperf makes prompts of a length with. Tokens are counted by the server."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    folder.mkdir()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    return folder
+
+
+def aiperf(server, tmp_path, *options):
+    """Loads the server with 8 streams at a time; what the client and its reader of /metrics have seen."""
+    command = [tool("aiperf"), "profile", "--model", "smollm2-135m", "--url", server.url, "--streaming",
+               "--tokenizer", byte_tokenizer(tmp_path / "tokenizer"), "--use-server-token-count",
+               "--concurrency", 8, "--prompt-input-tokens-mean", 200, "--prompt-output-tokens-mean", 16,
+               "--extra-inputs", "ignore_eos:true", "--output-artifact-dir", tmp_path / "out",
+               "--no-gpu-telemetry", "--ui", "none", "--workers-max", 1, "--record-processors", 1, "--random-seed", 1]
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
+    run(*command, *options, env=nowhere, cwd=tmp_path)
+    server.expect_idle()
+    return [json.loads((tmp_path / "out" / name).read_text())
+            for name in ("profile_export_aiperf.json", "server_metrics_export.json")]
+
+
+def test_aiperf_loses_no_request(server, tmp_path):
+    seen, scraped = aiperf(server, tmp_path, "--endpoint-type", "chat", "--request-count", 32)
+    assert seen["error_summary"] == [] and seen["request_count"]["avg"] == 32
+    assert seen["usage_completion_tokens"]["min"] == seen["usage_completion_tokens"]["max"] == 16
+    # The server has counted the same, and aiperf reads its metrics.
+    counted = scraped["metrics"]["vllm:generation_tokens"]["series"][0]["stats"]["total"]
+    assert counted == seen["total_usage_completion_tokens"]["avg"] == 32 * 16
+    assert scraped["metrics"]["vllm:time_to_first_token_seconds"]["series"][0]["stats"]["count"] == 32
+
+
+def test_aiperf_cancels_requests(server, tmp_path):
+    seen, _ = aiperf(server, tmp_path, "--endpoint-type", "completions", "--request-count", 24,
+                     "--request-cancellation-rate", 50, "--request-cancellation-delay", 0.2)
+    errors = {error["error_details"]["type"]: error["count"] for error in seen["error_summary"]}
+    assert set(errors) == {"RequestCancellationError"}
+    assert seen["request_count"]["avg"] + errors["RequestCancellationError"] == 24
 
 
 def test_schemathesis_finds_no_server_error(start, tmp_path):
@@ -77,8 +141,7 @@ def test_a_router_outlives_a_server(start, policy):
     command = [router, "--host", "127.0.0.1", "--port", str(port), "--policy", policy, "--worker-urls"]
     process = subprocess.Popen(command + [server.url for server in servers], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
-    front = type(servers[0]).__new__(type(servers[0]))  # speaks to the router as to a server
-    front.port, front.url, front.process = port, f"http://127.0.0.1:{port}", process
+    front = Client(port)
     def ask(n_tokens=4):
         body = {"model": "model", "prompt": "The capital of France is", "max_tokens": n_tokens, "temperature": 0,
                 "ignore_eos": True}

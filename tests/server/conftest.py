@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,26 +20,20 @@ MODEL = ROOT / "models/smollm2-135m.gguf"
 START_SECONDS = 120
 
 
-class Server:
-    """A running server; what it writes goes to `log`."""
+def tool(name):
+    """A program of tools/test-venv clients."""
+    path = Path(sys.executable).parent / name
+    if not path.exists():
+        pytest.skip(f"{name} is not installed")
+    return str(path)
 
-    def __init__(self, log, *args, env=None):
-        self.log = Path(log)
-        with self.log.open("w") as out:
-            command = [KIVI, "serve", "-m", str(MODEL), "--port", "0", *map(str, args)]
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **(env or {})})
-        self.port = self._wait_for_port()
-        self.url = f"http://127.0.0.1:{self.port}"
 
-    def _wait_for_port(self):
-        for _ in range(START_SECONDS * 10):
-            found = re.search(r"serving \S+ at http://\S+:(\d+)", self.log.read_text())
-            if found:
-                return int(found[1])
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.1)
-        raise AssertionError(f"the server does not start:\n{self.log.read_text()}")
+class Client:
+    """Speaks to what listens on a port of this machine."""
+
+    def __init__(self, port):
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
 
     def get(self, path, timeout=30):
         with urllib.request.urlopen(self.url + path, timeout=timeout) as response:
@@ -71,6 +66,31 @@ class Server:
             time.sleep(0.05)
         return False
 
+    def raw(self):
+        """A plain connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+
+class Server(Client):
+    """A running server; what it writes goes to `log`."""
+
+    def __init__(self, log, *args, env=None):
+        self.log = Path(log)
+        with self.log.open("w") as out:
+            command = [KIVI, "serve", "-m", str(MODEL), "--port", "0", *map(str, args)]
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **(env or {})})
+        super().__init__(self._wait_for_port())
+
+    def _wait_for_port(self):
+        for _ in range(START_SECONDS * 10):
+            found = re.search(r"serving \S+ at http://\S+:(\d+)", self.log.read_text())
+            if found:
+                return int(found[1])
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise AssertionError(f"the server does not start:\n{self.log.read_text()}")
+
     def expect_idle(self):
         """Nothing runs, no page is taken, and the process lives."""
         def idle():
@@ -79,10 +99,6 @@ class Server:
                     and metrics["vllm:num_requests_waiting"] == 0)
         assert self.wait_until(idle), self.get("/metrics")
         assert self.process.poll() is None
-
-    def raw(self):
-        """A plain connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def stop(self, sig=signal.SIGTERM, timeout=60):
         if self.process.poll() is None:

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "core/progress.h"
 #include "engine/engine.h"
-#include "eval/progress.h"
 #include "text/tokenizer.h"
 
 namespace kivi {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "eval/progress.h"
+#include "core/progress.h"
 #include "eval/tasks/task.h"
 #include "model/decoder.h"
 #include "text/tokenizer.h"

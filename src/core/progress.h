@@ -1,4 +1,4 @@
-// How long measurements tell how far they are.
+// How what takes long tells how far it is.
 #pragma once
 
 #include <functional>
