@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "cache/kv_memory.h"
-#include "study/interval.h"
+#include "eval/tasks/confidence.h"
 
 namespace kivi {
 namespace {
@@ -54,30 +54,31 @@ class Planner {
   const KvShape& shape_;
 };
 
-Json to_json(const Interval& interval) {
-  return {{"mean", interval.mean}, {"low", interval.low}, {"high", interval.high}};
+Json to_json(const MeanEstimate& mean) {
+  return {{"mean", mean.value}, {"low", mean.interval.low}, {"high", mean.interval.high}};
 }
 
 template <typename Measure>
-Interval over_chunks(size_t n_chunks, Measure measure) {
+MeanEstimate over_chunks(size_t n_chunks, Measure measure) {
   std::vector<double> x;
   for (size_t i = 0; i < n_chunks; ++i) x.push_back(measure(i));
-  return mean_interval(x);
+  return mean_of(x);
 }
 
 Json summarise(const KvShape& shape, const QualitySetting& setting, const MeasuredQuality& measured, int64_t context) {
   const std::vector<ChunkQuality>& chunks = measured.chunks;
   const size_t n = chunks.size();
-  const Interval nll = over_chunks(n, [&](size_t i) { return chunks[i].nll; });
-  const Interval difference = over_chunks(n, [&](size_t i) { return chunks[i].nll - measured.f16[i].nll; });
-  const Interval loss = {std::expm1(difference.mean), std::expm1(difference.low), std::expm1(difference.high)};
+  const MeanEstimate nll = over_chunks(n, [&](size_t i) { return chunks[i].nll; });
+  const MeanEstimate difference = over_chunks(n, [&](size_t i) { return chunks[i].nll - measured.f16[i].nll; });
+  const MeanEstimate loss = {std::expm1(difference.value),
+                             {std::expm1(difference.interval.low), std::expm1(difference.interval.high)}};
   Json list = Json::array();
   for (const ChunkQuality& chunk : chunks) list.push_back({chunk.nll, chunk.kl, chunk.top1_agreement});
   return {{"name", setting.name},
           {"is_fake", setting.fake.has_value()},
           {"bits_per_element", setting.kv.layout(shape).bits_per_element()},
           {"effective_bits_per_element", memory_of(shape, setting.kv, context).effective_bits_per_element()},
-          {"perplexity", std::exp(nll.mean)},
+          {"perplexity", std::exp(nll.value)},
           {"loss", to_json(loss)},
           {"kl", to_json(over_chunks(n, [&](size_t i) { return chunks[i].kl; }))},
           {"top1", to_json(over_chunks(n, [&](size_t i) { return chunks[i].top1_agreement; }))},

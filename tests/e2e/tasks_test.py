@@ -17,6 +17,7 @@ GOLDEN = ROOT / "tests/golden/models/llama/model.gguf"  # random weights, no cha
 
 sys.path.insert(0, str(ROOT / "python"))
 from libkivi.plots import heatmap  # noqa: E402
+from libkivi.plots.__main__ import Failure, main as plot, read  # noqa: E402
 
 
 class Tasks(Case):
@@ -53,7 +54,7 @@ class Tasks(Case):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "needle.json"
             path.write_text(json.dumps(one))
-            self.assertEqual(heatmap.main([str(path)]), 0)
+            self.assertEqual(plot([str(path)]), 0)
             self.assertTrue((Path(folder) / "needle.png").read_bytes().startswith(b"\x89PNG"))
 
     def test_gsm8k_with_examples(self):
@@ -119,12 +120,12 @@ class BadTasks(Case):
     def test_heat_map(self):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "x.json")
-            with self.assertRaisesRegex(ValueError, "cannot be read"):
-                heatmap.read_report(path)
-            for text, fragment in ("{", "is not JSON"), ("[]", "no contexts"), ('{"results": [{}]}', "no contexts"):
+            with self.assertRaisesRegex(Failure, "cannot be read"):
+                read(path)
+            for text, fragment in ("{", "is not JSON"), ("[]", "nothing to plot"), ('{"task": "needle"}', "nothing to plot"):
                 path.write_text(text)
-                with self.assertRaisesRegex(ValueError, fragment):
-                    heatmap.read_report(path)
+                with self.assertRaisesRegex(Failure, fragment):
+                    read(path)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 # Modules, whose plot(document, folder) writes the plots of a kind of document and gives their paths, and what tells the kind.
 KINDS = {
     "study": lambda document: "kivi_study" in document,
-    "heatmap": lambda document: "task" in document and all("cells" in result for result in document["results"]),
+    "heatmap": lambda document: "task" in document and all("cells" in r for r in document.get("results") or [{}]),
 }
 
 

@@ -1,13 +1,4 @@
-#!/usr/bin/env python3
-"""The heat map of `kivi eval passkey` and `needle`: right answers by context and depth, one map for each KV cache.
-
-python -m libkivi.plots.heatmap RESULT.json [-o PLOT.png]
-"""
-
-import argparse
-import json
-import sys
-from pathlib import Path
+"""The heat map of `kivi eval passkey` and `needle`: right answers by context and depth, one map for each KV cache."""
 
 
 def grid(result):
@@ -17,20 +8,6 @@ def grid(result):
     contexts = sorted({context for context, _ in cells})
     depths = sorted({depth for _, depth in cells})
     return contexts, depths, [[cells.get((context, depth)) for context in contexts] for depth in depths]
-
-
-def read_report(path):
-    """The JSON of a retrieval task. Raises ValueError for anything else."""
-    try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON; write it with kivi eval passkey or needle, --json FILE") from error
-    results = report.get("results") if isinstance(report, dict) else None
-    if not results or any("cells" not in result for result in results):
-        raise ValueError(f"{path}: has no contexts and depths; give a result of kivi eval passkey or needle")
-    return report
 
 
 def draw(report):
@@ -64,28 +41,3 @@ def plot(report, folder):
     path = folder / f"{report['task']}.png"
     draw(report).savefig(path, dpi=150)
     return [path]
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="libkivi.plots.heatmap", description=__doc__.splitlines()[0])
-    parser.add_argument("result", help="what kivi eval passkey or needle wrote with --json")
-    parser.add_argument("-o", "--output", help="PNG, SVG or PDF; default: RESULT.png beside it")
-    options = parser.parse_args(arguments)
-    output = options.output or str(Path(options.result).with_suffix(".png"))
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        draw(read_report(options.result)).savefig(output, dpi=150)
-    except ImportError as error:
-        print(f"heatmap: {error.name} is missing; pip install matplotlib", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"heatmap: {error}", file=sys.stderr)
-        return 1
-    print(output)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

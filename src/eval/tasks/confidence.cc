@@ -1,6 +1,7 @@
 #include "eval/tasks/confidence.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 namespace kivi {
@@ -30,6 +31,16 @@ double solve_score(double only_first, double only_second, double n, double low, 
     (score(only_first, only_second, n, middle) > wanted ? low : high) = middle;
   }
   return (low + high) / 2;
+}
+
+// The 97.5 % point of Student's t with n degrees of freedom.
+double student_t(size_t n) {
+  constexpr std::array<double, 10> kFirst = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228};
+  if (n <= kFirst.size()) return kFirst[n - 1];
+  const auto nu = static_cast<double>(n);
+  // Cornish and Fisher's expansion about the normal distribution; good to 0.001 from 11 on.
+  return kZ + (std::pow(kZ, 3) + kZ) / (4 * nu) +
+         (5 * std::pow(kZ, 5) + 16 * std::pow(kZ, 3) + 3 * kZ) / (96 * nu * nu);
 }
 
 }  // namespace
@@ -62,7 +73,7 @@ MeanEstimate mean_of(std::span<const double> values) {
   if (values.size() < 2) return {mean, {mean, mean}};
   double squares = 0.0;
   for (const double value : values) squares += (value - mean) * (value - mean);
-  const double reach = kZ * std::sqrt(squares / (n - 1) / n);
+  const double reach = student_t(values.size() - 1) * std::sqrt(squares / (n - 1) / n);
   return {mean, {mean - reach, mean + reach}};
 }
 

@@ -21,7 +21,7 @@ ConfidenceInterval paired_difference_interval(int64_t only_first, int64_t only_s
 
 struct MeanEstimate {
   double value = 0.0;
-  ConfidenceInterval interval{};  // normal approximation; value alone for fewer than two items
+  ConfidenceInterval interval{};  // Student's; value alone for fewer than two items
 };
 
 MeanEstimate mean_of(std::span<const double> values);

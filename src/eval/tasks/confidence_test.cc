@@ -47,13 +47,21 @@ TEST(ConfidenceTest, SwappedSidesSwapTheInterval) {
   expect_near(one, -other.high, -other.low, 1e-9);
 }
 
-TEST(ConfidenceTest, MeansHaveTheirStandardErrors) {
-  const std::vector<double> values = {1, 2, 3, 4};  // variance 5/3
+TEST(ConfidenceTest, MeansHaveStudentsIntervals) {
+  const std::vector<double> values = {1, 2, 3, 4};  // standard error 0.645497
   const MeanEstimate mean = mean_of(values);
   EXPECT_DOUBLE_EQ(mean.value, 2.5);
-  expect_near(mean.interval, 2.5 - 1.265151, 2.5 + 1.265151, 1e-6);
+  expect_near(mean.interval, 2.5 - 3.182 * 0.645497, 2.5 + 3.182 * 0.645497, 1e-3);
   expect_near(mean_of(std::vector<double>{3}).interval, 3, 3, 0);
   EXPECT_EQ(mean_of({}).value, 0);
+}
+
+TEST(ConfidenceTest, MeansOfManyAreNearlyNormal) {
+  std::vector<double> values;
+  for (int i = 0; i < 31; ++i) values.push_back(i % 2);
+  const MeanEstimate mean = mean_of(values);
+  const double standard_error = 0.508001 / 5.567764;  // of 15 ones in 31
+  EXPECT_NEAR((mean.interval.high - mean.value) / standard_error, 2.042, 0.002);
 }
 
 }  // namespace
