@@ -7,6 +7,7 @@
 
 #include "backend/cuda/device/buffer.h"
 #include "backend/cuda/device/launch.cuh"
+#include "backend/cuda/device/warp.cuh"
 #include "backend/cuda/kernels/attend_decode.h"
 #include "backend/cuda/kernels/attend_decode_table.h"
 #include "backend/cuda/kernels/decode_args.cuh"
@@ -27,9 +28,14 @@ struct DecodePlan {
   StepCosts costs;
   DecodeWorkspace workspace;
 
-  // Returns the length of the line. All threads of the block.
-  __device__ int64_t lay_out_line() const {
+  struct Line {
+    int64_t length;
+    int32_t end;  // the sequence after the last that has work
+  };
+  // All threads of the block.
+  __device__ Line lay_out_line() const {
     __shared__ int64_t totals[kPlanThreads];
+    __shared__ int32_t end;
     const auto thread = static_cast<int32_t>(threadIdx.x);
     const int32_t run = (n_sequences + kPlanThreads - 1) / kPlanThreads;
     const int32_t first = min(thread * run, n_sequences);
@@ -48,14 +54,17 @@ struct DecodePlan {
       totals[thread] += before;
       __syncthreads();
     }
+    const int64_t length = totals[kPlanThreads - 1];
+    if (thread == 0 && length == 0) end = 0;
     int64_t at = totals[thread] - sum;
     for (int32_t b = first; b < last; ++b) {
       workspace.line_begins[b] = at;
       const SequenceWork& work = workspace.works[b];
       at += costs.before(work, work.n_steps) * units_per_sequence;
+      if (work.n_steps > 0 && at == length) end = b + 1;
     }
     __syncthreads();
-    return totals[kPlanThreads - 1];
+    return {length, end};
   }
 
   // The first step of a unit that begins at `place` on the unit's line or after it.
@@ -74,9 +83,9 @@ struct DecodePlan {
   }
 
   // Warp w takes what begins from  w * line / n_warps  on.
-  __device__ WorkBegin begin_of(int64_t warp, int64_t line) const {
+  __device__ WorkBegin begin_of(int64_t warp, const Line& line) const {
     const int64_t n_warps = workspace.n_warps;
-    const int64_t x = warp * line / n_warps;
+    const int64_t x = warp * line.length / n_warps;
     // The last sequence that begins at x or before: it has work, for x is on the line.
     int32_t b = 0;
     for (int32_t n = n_sequences; n > 1;) {
@@ -95,14 +104,14 @@ struct DecodePlan {
       if (++unit == units_per_sequence) {  // the first of the next sequence that has work, or the end
         unit = 0;
         do {
-          if (++b == n_sequences) return end();
+          if (++b == line.end) return end_of(line);
           begin.work = workspace.works[b];
         } while (begin.work.n_steps == 0);
       }
     }
     begin.unit = b * units_per_sequence + unit;
     const auto last_warp_from = [&](int64_t place) {  // of those whose x is at a place of the line or before it
-      return static_cast<int32_t>(min(((place + 1) * n_warps - 1) / line, n_warps - 1));
+      return static_cast<int32_t>(min(((place + 1) * n_warps - 1) / line.length, n_warps - 1));
     };
     const int64_t unit_begin = workspace.line_begins[b] + unit * costs.before(begin.work, begin.work.n_steps);
     begin.first_warp = last_warp_from(unit_begin);
@@ -111,18 +120,19 @@ struct DecodePlan {
     for (int lane = 0; lane < kStepPages; ++lane) begin.pages[lane] = step_page(cache, b, tokens, lane);
     return begin;
   }
-  __device__ WorkBegin end() const {
+  // Not that of all sequences: those that a step is padded with come last, and no warp is to walk past them.
+  __device__ WorkBegin end_of(const Line& line) const {
     WorkBegin end{};
-    end.unit = n_sequences * units_per_sequence;
+    end.unit = line.end * units_per_sequence;
     return end;
   }
 };
 
 __global__ void __launch_bounds__(kPlanThreads) plan_decode(const __grid_constant__ DecodePlan plan) {
-  const int64_t line = plan.lay_out_line();
+  const DecodePlan::Line line = plan.lay_out_line();
   const int32_t n_warps = plan.workspace.n_warps;
   for (auto warp = static_cast<int32_t>(threadIdx.x); warp <= n_warps; warp += kPlanThreads) {
-    plan.workspace.begins[warp] = warp < n_warps && line > 0 ? plan.begin_of(warp, line) : plan.end();
+    plan.workspace.begins[warp] = warp < n_warps && line.length > 0 ? plan.begin_of(warp, line) : plan.end_of(line);
   }
   // Parts that this plan has not must not be taken for parts: whoever merges looks at the sums.
   for (auto i = static_cast<int32_t>(threadIdx.x); i < n_warps * 2 * kHeadsPerUnit; i += kPlanThreads) {
@@ -200,7 +210,7 @@ DecodeAttention::DecodeAttention(const Stream& stream) : memory_(std::make_uniqu
   }
   for (DecodeWorkspace& workspace : memory_->workspaces) {
     workspace.begins = memory_->allocate<WorkBegin>(warps + 1);
-    workspace.works = memory_->allocate<SequenceWork>(kMaxSequences);
+    workspace.works = memory_->allocate<SequenceWork>(kMaxSequences + kWarpLanes);
     workspace.line_begins = memory_->allocate<int64_t>(kMaxSequences);
     workspace.steps_done = memory_->allocate<int32_t>(kMaxUnits);
     workspace.partial_out = memory_->allocate<float>(channels * 2 * kHeadsPerUnit);

@@ -13,7 +13,7 @@ namespace kivi::cuda {
 struct DecodeWorkspace {
   int32_t n_warps = 0;             // of the grid
   WorkBegin* begins = nullptr;     // [n_warps + 1]
-  SequenceWork* works = nullptr;   // [B]
+  SequenceWork* works = nullptr;   // [B], and a warp's lanes more to look at
   int64_t* line_begins = nullptr;  // [B]: of each sequence on the line
   int32_t* steps_done = nullptr;   // [units]: of units that several warps share; 0 between calls
   float* partial_out = nullptr;    // [n_warps][2][kHeadsPerUnit][head_dim]

@@ -157,24 +157,31 @@ class DecodeStream {
     ask_for_pages(at.sequence, at.step < work.n_steps ? at.step : 0);
     __syncwarp();
   }
-  // Goes on to the next unit that has steps, if the one has no more. Returns whether the warp has any.
+  // Goes on to the next unit if the one has no more steps. Returns whether the warp has any.
   __device__ bool find_steps(StreamPlace& at) {
     const WorkBegin& end = memory_.end;
     const auto is_end = [&] { return at.unit > end.unit || (at.unit == end.unit && at.step >= end.step); };
     if (is_end()) return false;
-    while (at.step >= memory_.work.n_steps) {
-      ++at.unit;
-      at.step = 0;
-      const bool of_next = at.unit == (at.sequence + 1) * args_.units_per_sequence();
-      if (of_next) ++at.sequence;
-      if (is_end()) return false;
-      if (!of_next) continue;
-      __syncwarp();
-      copy_work(args_.workspace.works[at.sequence]);
-      __syncwarp();
-      if (memory_.work.n_steps > 0) ask_for_pages(at.sequence, 0);
-    }
+    if (at.step < memory_.work.n_steps) return true;
+    ++at.unit;
+    at.step = 0;
+    if (is_end()) return false;
+    if (at.unit < (at.sequence + 1) * args_.units_per_sequence()) return true;
+    at.sequence = sequence_with_work(at.sequence + 1);
+    at.unit = at.sequence * args_.units_per_sequence();
+    if (is_end()) return false;
+    __syncwarp();
+    copy_work(args_.workspace.works[at.sequence]);
+    __syncwarp();
+    ask_for_pages(at.sequence, 0);
     return true;
+  }
+  // The first from `sequence` on: there is one, for the end is not before the last's.
+  __device__ int32_t sequence_with_work(int32_t sequence) const {
+    for (;; sequence += kWarpLanes) {
+      const unsigned have = __ballot_sync(kAllLanes, args_.workspace.works[sequence + Lane().id].n_steps > 0);
+      if (have != 0) return sequence + __ffs(static_cast<int>(have)) - 1;
+    }
   }
   __device__ void ask_for_pages(int32_t sequence, int32_t step) {
     next_pages_ = step_page(args_.cache, sequence, StepTokens::of<Config::kGeneral>(memory_.work, step), Lane().id);
