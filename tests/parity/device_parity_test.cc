@@ -3,6 +3,7 @@
 // and what nobody may touch), and so each step's attention is compared on the same cache.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <iostream>
 #include <vector>
 
@@ -154,15 +155,19 @@ TEST(DeviceParityRagged, LongBesideShort) {
   }
 }
 
-// More sequences than a block looks at in one go.
+// More sequences than a block looks at in one go, and then more without new tokens side by side than a warp has lanes.
 TEST(DeviceParityRagged, ManySequences) {
   constexpr int kSequences = 70;
   std::vector<int> prompts(kSequences);
   for (int b = 0; b < kSequences; ++b) prompts[b] = b * 7 % 41;
   const std::vector<int> ones(kSequences, 1);
+  std::vector<int> some = ones;
+  std::fill(some.begin() + 10, some.begin() + 55, 0);
+  std::fill(some.end() - 5, some.end(), 0);
   for_each_family({"kivi2:residual=32", 64, 1, 1}, kSequences, 256, [&](Lockstep& lockstep) {
     lockstep.step(prompts, Numbers::kLoud, true);
     lockstep.step(ones, Numbers::kPeaked);
+    lockstep.step(some, Numbers::kLoud);
   });
 }
 
