@@ -361,12 +361,14 @@ void launch_step(const StoreKernels& kernels, StoreProblem problem, cudaStream_t
 void launch_rows(const StoreKernels& kernels, StoreProblem problem, int64_t n_rows, cudaStream_t stream) {
   const PageLayout& layout = problem.cache.layout;
   const int n_heads = layout.n_kv_heads;
-  problem.tile_rows = kPackRows;
+  const bool packs = problem.keys.bits != 0 || problem.values.bits != 0;
+  problem.tile_rows = packs ? kPackRows : 0;
   problem.edge_heads = edge_heads(int64_t{problem.n_sequences} * n_heads);
-  problem.first_blocks = 2 * problem.n_sequences * (round_up(n_heads, problem.edge_heads) / problem.edge_heads);
+  const int edge_blocks = 2 * problem.n_sequences * (round_up(n_heads, problem.edge_heads) / problem.edge_heads);
+  problem.first_blocks = packs ? edge_blocks : 0;
   const auto n_blocks =
       static_cast<unsigned>(problem.first_blocks + (n_rows + kBulkRows - 1) / kBulkRows * 2 * n_heads);
-  launch("store_kv", kernels.rows, n_blocks, kStoreThreads, pack_bytes(layout, kPackRows), stream, problem);
+  launch("store_kv", kernels.rows, n_blocks, kStoreThreads, pack_bytes(layout, problem.tile_rows), stream, problem);
 }
 
 }  // namespace
