@@ -194,7 +194,7 @@ struct KeyColumns {
     while (2 * splits * n <= kStoreThreads && splits < format::kTileSpan / kRowsAtOnce) splits *= 2;
   }
 
-  // visit(column, its group, the first of its words in the thread's first row, split)
+  // visit(column, the first of its words in the thread's first row, split)
   template <typename Visit>
   __device__ void for_each(const PackTile& tile, int group_tokens, Visit visit) const {
     const auto thread = static_cast<int>(threadIdx.x);
@@ -203,8 +203,7 @@ struct KeyColumns {
 #pragma unroll 1
     for (int column = thread - split * n; column < n; column += kStoreThreads) {
       const int group = column / per_group;
-      visit(column, group, tile.pairs + (group * group_tokens + split) * tile.pitch + (column - group * per_group) * 2,
-            split);
+      visit(column, tile.pairs + (group * group_tokens + split) * tile.pitch + (column - group * per_group) * 2, split);
     }
   }
 };
@@ -214,7 +213,7 @@ __device__ void find_key_ranges(const StorePart& part, const PackTile& tile, con
                                 const KeyScratch& scratch) {
   const int n_rows = part.side().group / columns.splits;
   const int stride = columns.splits * tile.pitch;
-  columns.for_each(tile, part.side().group, [&](int column, int, const uint32_t* words, int split) {
+  columns.for_each(tile, part.side().group, [&](int column, const uint32_t* words, int split) {
     uint2 min = *reinterpret_cast<const uint2*>(words);
     uint2 max = min;
 #pragma unroll 1
@@ -334,7 +333,7 @@ __device__ void quantise_keys(const StorePart& part, const PackTile& tile) {
   __syncthreads();
   const int n_rows = group_tokens / columns.splits;
   const int stride = columns.splits * tile.pitch;
-  columns.for_each(tile, group_tokens, [&](int column, int, uint32_t* words, int) {
+  columns.for_each(tile, group_tokens, [&](int column, uint32_t* words, int) {
     const GroupQuantiser* of_channels = scratch.quantisers + 4 * column;
     const GroupQuantiser q[4] = {of_channels[0], of_channels[1], of_channels[2], of_channels[3]};
 #pragma unroll 1

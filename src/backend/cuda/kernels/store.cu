@@ -191,12 +191,6 @@ struct FlushList {
     }
     __syncthreads();
   }
-
-  // Whether the token after n_past makes keys leave.
-  static __device__ bool flushes_at(const WindowPolicy& policy, int n_past) {
-    const int n = n_past + 1 - policy.sinks;  // keep is 0
-    return (n > 0) & (static_cast<unsigned>(n) % static_cast<unsigned>(policy.flush) == 0);
-  }
 };
 
 template <typename C>

@@ -87,6 +87,11 @@ __device__ inline TokenRange packed_range(const format::WindowPolicy& policy, in
   return {static_cast<int>(max(policy.n_packed(n_past), policy.first_stored(n_after) - policy.sinks)),
           static_cast<int>(policy.n_packed(n_after))};
 }
+// Whether all that is in the window leaves it with the token after n_past, where none is kept.
+__device__ inline bool flushes_at(const format::WindowPolicy& policy, int n_past) {
+  const int n = n_past + 1 - policy.sinks;
+  return (n > 0) & (static_cast<unsigned>(n) % static_cast<unsigned>(policy.flush) == 0);
+}
 // New tokens that stay in 16 bits: sinks, and those of the window.
 struct KeptTokens {
   TokenRange sinks;

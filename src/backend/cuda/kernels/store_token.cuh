@@ -154,8 +154,7 @@ __device__ void pack_value(const StoreProblem& problem, const RowPart<kSpans>& r
 // Whether the new token stays in 16 bits, of a side that stores_tokens takes.
 __device__ inline bool stays(const format::WindowPolicy& policy, int token) {
   if (policy.sliding_window != 0 && policy.first_stored(token + 1) > token) return false;
-  const int n = token + 1 - policy.sinks;
-  return policy.keep > 0 || n <= 0 || static_cast<unsigned>(n) % static_cast<unsigned>(policy.flush) != 0;
+  return policy.keep > 0 || !flushes_at(policy, token);
 }
 
 // Parts first_part .. first_part + 3 of the rows of a sequence with one new token. A warp.
