@@ -130,7 +130,7 @@ struct SoftCapArgs {
   float cap = 0.0F;
 };
 
-// out[i, :] = x[rows[i], :].
+// out[i, :] = x[rows[i], :], bit for bit.
 struct GatherArgs {
   AnyView x;     // [N, C] f32
   AnyView rows;  // [M] i32
@@ -199,6 +199,16 @@ class Recording {
   virtual int64_t n_launches() const { return 0; }  // kernels that it runs; 0 if it does not know
 };
 
+// Memory of the host that the device copies to while the host goes on. Must not outlive its backend.
+class Readback {
+ public:
+  virtual ~Readback() = default;
+  // In the order of operations; at most as many bytes as it was made for.
+  virtual void start(const void* device, size_t size_bytes) = 0;
+  // What was started last, once it is there; valid until the next start.
+  virtual const std::byte* wait() = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -213,6 +223,7 @@ class Backend {
   // In the order of operations; `host` is free for other use when the call returns.
   virtual void copy_to_device(void* device, const void* host, size_t size_bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, size_t size_bytes) = 0;  // waits for what was asked before
+  virtual std::unique_ptr<Readback> make_readback(size_t size_bytes);
   // Within the backend's memory; the two must not overlap.
   virtual void copy(void* to, const void* from, size_t size_bytes) = 0;
   virtual void synchronize() = 0;

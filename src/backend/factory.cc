@@ -87,6 +87,28 @@ std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
   fail_unknown(device);
 }
 
+namespace {
+
+// Of devices that have done what was asked when the call returns.
+class ImmediateReadback : public Readback {
+ public:
+  ImmediateReadback(Backend& backend, size_t size_bytes) : backend_(&backend), bytes_(size_bytes) {}
+  void start(const void* device, size_t size_bytes) override {
+    backend_->copy_to_host(bytes_.data(), device, size_bytes);
+  }
+  const std::byte* wait() override { return bytes_.data(); }
+
+ private:
+  Backend* backend_;
+  std::vector<std::byte> bytes_;
+};
+
+}  // namespace
+
+std::unique_ptr<Readback> Backend::make_readback(size_t size_bytes) {
+  return std::make_unique<ImmediateReadback>(*this, size_bytes);
+}
+
 std::unique_ptr<Weight> Backend::random_weight(int64_t /*rows*/, int64_t /*cols*/, float /*scale*/, uint64_t /*seed*/) {
   fail(ErrorCode::kUnsupported, "device {}: has no random weights; use cpu, reference or a GPU", info().device);
 }

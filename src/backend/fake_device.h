@@ -28,6 +28,7 @@ class FakeDevice : public Backend {
     int64_t bytes_to_host = 0;
     int64_t recordings = 0;
     int64_t replays = 0;
+    int64_t replays_ahead = 0;  // while a readback had not been waited for
   };
 
   explicit FakeDevice(const FakeDeviceOptions& options = {}) : options_(options) {}
@@ -60,6 +61,10 @@ class FakeDevice : public Backend {
     synchronize();
     std::memcpy(host, device, size_bytes);
   }
+  std::unique_ptr<Readback> make_readback(size_t size_bytes) override {
+    require(recording_ == nullptr, "an allocation inside a recording");
+    return std::make_unique<FakeReadback>(*this, size_bytes);
+  }
   void copy(void* to, const void* from, size_t size_bytes) override {
     require(recording_ == nullptr, "a copy inside a recording");
     enqueue([=] { std::memcpy(to, from, size_bytes); });
@@ -79,6 +84,7 @@ class FakeDevice : public Backend {
   }
   void replay(const Recording& recording) override {
     ++counts_.replays;
+    if (n_readbacks_ > 0) ++counts_.replays_ahead;
     const auto& operations = dynamic_cast<const FakeRecording&>(recording).operations;
     queue_.insert(queue_.end(), operations.begin(), operations.end());
   }
@@ -204,6 +210,31 @@ class FakeDevice : public Backend {
     std::unique_ptr<Buffer> buffer_;
   };
 
+  // What is asked of the device between start() and wait() does not change what came.
+  class FakeReadback : public Readback {
+   public:
+    FakeReadback(FakeDevice& device, size_t size_bytes) : device_(device), bytes_(size_bytes) {}
+    FakeReadback(const FakeReadback&) = delete;
+    FakeReadback& operator=(const FakeReadback&) = delete;
+    ~FakeReadback() override { wait(); }
+    void start(const void* device, size_t size_bytes) override {
+      require(device_.recording_ == nullptr && size_bytes <= bytes_.size(), "a readback in a recording or too long");
+      device_.counts_.bytes_to_host += static_cast<int64_t>(size_bytes);
+      if (!std::exchange(is_started_, true)) ++device_.n_readbacks_;
+      device_.enqueue([this, device, size_bytes] { std::memcpy(bytes_.data(), device, size_bytes); });
+    }
+    const std::byte* wait() override {
+      if (std::exchange(is_started_, false)) --device_.n_readbacks_;
+      device_.synchronize();
+      return bytes_.data();
+    }
+
+   private:
+    FakeDevice& device_;
+    std::vector<std::byte> bytes_;
+    bool is_started_ = false;
+  };
+
   // An f32 copy of 16-bit activations, written back at the end if the operation writes them.
   class Wide {
    public:
@@ -263,6 +294,7 @@ class FakeDevice : public Backend {
   Operations* recording_ = nullptr;
   std::map<int32_t, PlanAttendArgs> plans_;  // by group of layers
   size_t allocated_ = 0;
+  int n_readbacks_ = 0;  // that come
   Counts counts_;
 };
 

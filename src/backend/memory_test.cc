@@ -55,6 +55,31 @@ TEST_P(MemoryTest, CopiesOfEverySizeComeBack) {
   }
 }
 
+TEST_P(MemoryTest, AReadbackBringsWhatWasThereWhenItStarted) {
+  constexpr size_t kSize = (size_t{3} << 20) + 13;
+  const auto buffer = backend_->allocate(kSize);
+  const std::array<std::unique_ptr<Readback>, 2> readbacks{backend_->make_readback(kSize),
+                                                           backend_->make_readback(kSize)};
+  std::vector<uint8_t> bytes(kSize);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_());
+  for (size_t round = 0; round < 4; ++round) {
+    const size_t size = kSize - round;
+    for (const auto& readback : readbacks) {
+      std::rotate(bytes.begin(), bytes.begin() + 1, bytes.end());
+      backend_->copy_to_device(buffer->data(), bytes.data(), kSize);
+      readback->start(buffer->data(), size);
+    }
+    const std::vector<std::byte> nothing(kSize);
+    backend_->copy_to_device(buffer->data(), nothing.data(), kSize);
+    for (const size_t i : {1, 0}) {
+      const auto* back = reinterpret_cast<const uint8_t*>(readbacks[i]->wait());
+      EXPECT_TRUE(std::equal(back, back + size, bytes.begin())) << round << " " << i;
+      std::rotate(bytes.begin(), bytes.end() - 1, bytes.end());  // to what the other one read
+    }
+    std::rotate(bytes.begin(), bytes.begin() + 2, bytes.end());
+  }
+}
+
 TEST_P(MemoryTest, CopiesWithinItsMemoryAreInTheOrderOfTheCalls) {
   constexpr size_t kSize = (size_t{1} << 20) + 13;
   const auto from = backend_->allocate(kSize);

@@ -44,10 +44,16 @@ bool needs_logits(const Sequence& sequence) {
          !sequence.twins.empty();
 }
 
+// Whether a sequence's step ends with a new token.
+bool has_choice(const Sequence& sequence) {
+  return sequence.n_new() <= 0;
+}
+
 // Rows of the sequence's step, from 0, that predict tokens of its prompt which are to be scored.
 auto rows_to_score(const Sequence& sequence) {
-  const int64_t begin = sequence.request.scores_prompt ? sequence.n_scored - 1 - sequence.n_cached : 0;
-  const int64_t end = std::min(sequence.n_step, sequence.n_prompt() - 1 - sequence.n_cached);
+  const int64_t first = sequence.n_cached - sequence.n_step;
+  const int64_t begin = sequence.request.scores_prompt ? sequence.n_scored - 1 - first : 0;
+  const int64_t end = std::min(sequence.n_step, sequence.n_prompt() - 1 - first);
   return std::views::iota(begin, sequence.request.scores_prompt ? std::max(begin, end) : begin);
 }
 
@@ -135,8 +141,12 @@ void Engine::cancel(RequestId id) {
 
 std::vector<Event> Engine::step() {
   try {
-    const std::span<Sequence* const> step = scheduler_.schedule();
-    if (!step.empty()) run(step);
+    if (started_.sequences.empty()) start(scheduler_.schedule(), {});
+    const Flight flight = std::exchange(started_, {});
+    if (!flight.sequences.empty()) {
+      follow(flight);
+      settle(flight);
+    }
   } catch (const Error& error) {
     fail_running(error);
   } catch (const std::bad_alloc&) {
@@ -147,6 +157,8 @@ std::vector<Event> Engine::step() {
 
 // What a device reports says which operation failed, not on which sequence: so each is named with what it was.
 void Engine::fail_running(const Error& error) {
+  started_ = {};
+  decoder_->drop_started();
   const size_t n_running = scheduler_.running().size();
   while (!scheduler_.running().empty()) {
     Sequence& sequence = *scheduler_.running().back();
@@ -156,17 +168,52 @@ void Engine::fail_running(const Error& error) {
   }
 }
 
-void Engine::run(std::span<Sequence* const> step) {
-  const auto start = std::chrono::steady_clock::now();
-  collect(step);
-  choose(step, decoder_->step(cache_, {.tokens = tokens_, .logit_rows = logit_rows_, .argmax_rows = argmax_rows_}));
-  count(step, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-
-  size_t n_taken = 0;
+void Engine::start(std::span<Sequence* const> step, std::span<const int32_t> follows) {
+  if (step.empty()) return;
+  started_ = {.sequences = {step.begin(), step.end()}, .start = Sequence::Clock::now()};
   for (Sequence* sequence : step) {
+    const bool decodes = sequence->n_new() <= 1 && sequence->n_cached > 0;
+    (decodes ? started_.n_decode : started_.n_prefill) += sequence->n_step;
     sequence->n_cached += sequence->n_step;
-    scheduler_.store_prefix(*sequence);
-    if (sequence->n_new() > 0) continue;
+  }
+  collect(step, !follows.empty());
+  decoder_->start(cache_,
+                  {.tokens = tokens_, .logit_rows = logit_rows_, .argmax_rows = argmax_rows_, .follows = follows});
+  for (const Sequence* sequence : step) scheduler_.store_prefix(*sequence);
+}
+
+bool Engine::is_last_token_next(const Sequence& sequence) const {
+  return sequence.n_output() + 1 == sequence.request.max_new_tokens ||
+         sequence.n_tokens() + 1 >= cache_.capacity().max_tokens;
+}
+
+// Starts the step after this one if all tokens that it needs will be on the device.
+void Engine::follow(const Flight& flight) {
+  if (!decoder_->can_follow(cache_, std::ssize(flight.sequences))) return;
+  going_on_.clear();
+  follows_.clear();
+  for (size_t i = 0; i < flight.sequences.size(); ++i) {
+    Sequence* sequence = flight.sequences[i];
+    if (sequence == nullptr) continue;
+    // What stays in the cache for a later turn must end with a token that is known.
+    if (!has_choice(*sequence) || needs_logits(*sequence) || sequence->request.keep_cached) return;
+    if (is_last_token_next(*sequence)) continue;
+    going_on_.push_back(sequence);
+    follows_.push_back(static_cast<int32_t>(i));
+  }
+  if (!going_on_.empty() && scheduler_.follow(going_on_)) start(going_on_, follows_);
+}
+
+void Engine::settle(const Flight& flight) {
+  choose(flight, decoder_->finish());
+  count(flight);
+  size_t n_taken = 0;
+  for (Sequence* sequence : flight.sequences) {
+    if (sequence == nullptr) {
+      ++n_taken;
+      continue;
+    }
+    if (!has_choice(*sequence)) continue;
     Choice& choice = chosen_[n_taken++];
     for (Sequence* twin : scheduler_.start_twins(*sequence)) take(*twin, choose_from(*twin, choice.logits));
     take(*sequence, std::move(choice));
@@ -174,28 +221,36 @@ void Engine::run(std::span<Sequence* const> step) {
 }
 
 // A sequence whose prompt goes on in a later step needs no token yet.
-void Engine::collect(std::span<Sequence* const> step) {
+void Engine::collect(std::span<Sequence* const> step, bool is_following) {
   tokens_.clear();
   logit_rows_.clear();
   argmax_rows_.clear();
+  int32_t n_rows = 0;
   for (const Sequence* sequence : step) {
-    const auto first_row = static_cast<int32_t>(tokens_.size());
-    const auto first = sequence->tokens.begin() + sequence->n_cached;
-    tokens_.insert(tokens_.end(), first, first + sequence->n_step);
+    const int32_t first_row = n_rows;
+    n_rows += static_cast<int32_t>(sequence->n_step);
+    if (!is_following) {
+      const auto end = sequence->tokens.begin() + sequence->n_cached;
+      tokens_.insert(tokens_.end(), end - sequence->n_step, end);
+    }
     for (const int64_t row : rows_to_score(*sequence)) logit_rows_.push_back(first_row + static_cast<int32_t>(row));
-    if (!sequence->completes()) continue;
+    if (!has_choice(*sequence)) continue;
     auto& rows = needs_logits(*sequence) ? logit_rows_ : argmax_rows_;
-    rows.push_back(static_cast<int32_t>(tokens_.size()) - 1);
+    rows.push_back(n_rows - 1);
   }
 }
 
-void Engine::choose(std::span<Sequence* const> step, const DecoderOutput& output) {
+void Engine::choose(const Flight& flight, const DecoderOutput& output) {
   chosen_.clear();
   int64_t n_logits = 0;
   size_t n_argmax = 0;
-  for (Sequence* sequence : step) {
+  for (Sequence* sequence : flight.sequences) {
+    if (sequence == nullptr) {  // of a step that followed another: all its tokens were chosen on the device
+      chosen_.push_back({output.argmax[n_argmax++]});
+      continue;
+    }
     tell_scores(*sequence, output, n_logits);
-    if (!sequence->completes()) continue;
+    if (!has_choice(*sequence)) continue;
     if (!needs_logits(*sequence)) {
       chosen_.push_back({output.argmax[n_argmax++]});
       continue;
@@ -223,19 +278,17 @@ void Engine::tell_scores(Sequence& sequence, const DecoderOutput& output, int64_
   }
 }
 
-void Engine::count(std::span<Sequence* const> step, double seconds) {
-  int64_t n_prefill = 0;
-  int64_t n_decode = 0;
-  for (const Sequence* sequence : step) {
-    (sequence->n_new() == 1 && sequence->n_cached > 0 ? n_decode : n_prefill) += sequence->n_step;
-  }
-  const double per_row = seconds / static_cast<double>(n_prefill + n_decode);
-  stats_.prefill_tokens += n_prefill;
-  stats_.decode_tokens += n_decode;
-  stats_.prefill_seconds += per_row * static_cast<double>(n_prefill);
-  stats_.decode_seconds += per_row * static_cast<double>(n_decode);
+// A step's time begins when the one before it has ended.
+void Engine::count(const Flight& flight) {
+  const auto start = std::max(flight.start, settled_);
+  settled_ = Sequence::Clock::now();
+  const double per_row = seconds_between(start, settled_) / static_cast<double>(flight.n_prefill + flight.n_decode);
+  stats_.prefill_tokens += flight.n_prefill;
+  stats_.decode_tokens += flight.n_decode;
+  stats_.prefill_seconds += per_row * static_cast<double>(flight.n_prefill);
+  stats_.decode_seconds += per_row * static_cast<double>(flight.n_decode);
   ++stats_.steps;
-  stats_.max_running = std::max(stats_.max_running, std::ssize(step));
+  stats_.max_running = std::max(stats_.max_running, std::ssize(flight.sequences));
 }
 
 void Engine::take(Sequence& sequence, Choice choice) {
@@ -258,6 +311,7 @@ void Engine::take(Sequence& sequence, Choice choice) {
 
 void Engine::finish(Sequence& sequence, FinishReason reason, std::optional<Error> error) {
   const std::unique_ptr<Sequence> ended = scheduler_.remove(sequence);
+  std::ranges::replace(started_.sequences, ended.get(), static_cast<Sequence*>(nullptr));
   Finish end{.reason = reason, .error = std::move(error)};
   end.n_prompt = ended->n_prompt();
   end.n_output = ended->n_output();

@@ -1,5 +1,9 @@
 // Runs requests on one model: each step() is one pass of the decoder over the next token of every sequence that runs
 // and the prompts of those that start.
+//
+// Where the device runs by itself, it need not wait while the host looks at a step's tokens: the next step is started
+// before they are known, each sequence going on with a token that only the device has. A sequence whose token turns out
+// to be its last was then computed once too often, which nobody sees.
 #pragma once
 
 #include <cstdint>
@@ -63,6 +67,7 @@ class Engine {
   // Backend and decoder must outlive the engine. Throws as KvCache does, and Error{kInvalidArgument} for options that
   // make no sense.
   Engine(Backend& backend, Decoder& decoder, const EngineOptions& options);
+  ~Engine() { decoder_->drop_started(); }
   Engine(const Engine&) = delete;  // its scheduler points into it
   Engine& operator=(const Engine&) = delete;
 
@@ -89,13 +94,23 @@ class Engine {
     std::optional<ScoredToken> score{};
     std::span<const float> logits{};  // that it was chosen from; empty: on the device
   };
+  // A step that the device has been given.
+  struct Flight {
+    std::vector<Sequence*> sequences{};  // null: has ended since
+    int64_t n_prefill = 0;               // tokens
+    int64_t n_decode = 0;
+    Sequence::Clock::time_point start{};
+  };
 
   void check(const Request& request) const;
   void check_tokens(const Request& request) const;
-  void run(std::span<Sequence* const> step);
-  void collect(std::span<Sequence* const> step);
-  void choose(std::span<Sequence* const> step, const DecoderOutput& output);
-  void count(std::span<Sequence* const> step, double seconds);
+  void start(std::span<Sequence* const> step, std::span<const int32_t> follows);
+  void collect(std::span<Sequence* const> step, bool is_following);
+  void follow(const Flight& flight);
+  bool is_last_token_next(const Sequence& sequence) const;
+  void settle(const Flight& flight);
+  void choose(const Flight& flight, const DecoderOutput& output);
+  void count(const Flight& flight);
   static Choice choose_from(Sequence& sequence, std::span<const float> logits);
   void tell_scores(Sequence& sequence, const DecoderOutput& output, int64_t& row);
   void take(Sequence& sequence, Choice choice);
@@ -109,12 +124,16 @@ class Engine {
   EngineStats stats_;
   RequestId next_id_ = 0;
   std::vector<Event> events_;  // of the step that runs
+  Flight started_;             // and not settled
+  Sequence::Clock::time_point settled_{};
 
   // Of the step that runs, kept for their memory.
   std::vector<TokenId> tokens_;
   std::vector<int32_t> logit_rows_;
   std::vector<int32_t> argmax_rows_;
   std::vector<Choice> chosen_;  // of the sequences that have one
+  std::vector<Sequence*> going_on_;
+  std::vector<int32_t> follows_;
 };
 
 }  // namespace kivi

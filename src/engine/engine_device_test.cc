@@ -15,7 +15,9 @@ TEST_F(EngineOnADevice, ADeviceThatRecordsAnswersTheSame) {
   // Requests come and go, so that batches have all sizes up to 9.
   std::vector<std::map<RequestId, Outcome>> outcomes;
   for (const bool records : {true, false}) {
-    TinySession other(std::make_unique<FakeDevice>(FakeDeviceOptions{.records = records}));
+    // Whose memory has an end, so that activations have all their room before the first step and nothing is recorded
+    // again.
+    TinySession other(std::make_unique<FakeDevice>(FakeDeviceOptions{.records = records, .memory_bytes = 8 << 20}));
     Engine engine(*other.backend, other.decoder,
                   {.kv = small_kivi2(), .capacity = {.max_tokens = 80, .max_sequences = 9}, .max_step_tokens = 40});
     for (uint32_t i = 0; i < 20; ++i) engine.submit(request(1 + i * 3 % 50, 1 + i * 7 % 30, i));
@@ -25,9 +27,62 @@ TEST_F(EngineOnADevice, ADeviceThatRecordsAnswersTheSame) {
     outcomes.push_back(run(engine));
     const auto& counts = dynamic_cast<FakeDevice&>(*other.backend).counts();
     EXPECT_EQ(counts.replays > 20, records);
+    EXPECT_EQ(counts.replays_ahead > 5, records);
     EXPECT_LE(counts.recordings, 2 * 5);  // batches of 1, 2, 4, 8 and 9, with and without argmax
   }
   for (const auto& [id, outcome] : outcomes[0]) EXPECT_EQ(outcome.tokens, outcomes[1][id].tokens) << id;
+}
+
+// Steps that are started before the tokens of those before them are known. Sequences end in them as they do otherwise:
+// by a token that nobody knew, by their length, because somebody says so, or for want of pages.
+TEST_F(EngineOnADevice, StepsThatRunAheadChangeNothing) {
+  constexpr uint32_t kRequests = 8;
+  const auto make_request = [&](uint32_t i) { return request(5 + i, i % 3 == 0 ? 12 : 30, i); };
+  std::vector<TokenId> stops;
+  {
+    TinySession plain;
+    for (uint32_t i = 0; i < kRequests; ++i) {
+      stops.push_back(plain.continue_greedily(small_kivi2(), make_request(i).prompt, 10).back());
+    }
+  }
+  for (const int64_t memory_bytes : {0, 40000}) {
+    std::vector<std::map<RequestId, Outcome>> outcomes;
+    std::vector<int64_t> preemptions;
+    for (const bool records : {true, false}) {
+      TinySession other(std::make_unique<FakeDevice>(FakeDeviceOptions{.records = records}));
+      Engine engine(*other.backend, other.decoder,
+                    {.kv = small_kivi2(),
+                     .capacity = {.max_tokens = 80, .max_sequences = kRequests, .memory_bytes = memory_bytes},
+                     .horizon = 0});
+      engine.warm_up();
+      for (uint32_t i = 0; i < kRequests; ++i) {
+        Request next = make_request(i);
+        if (i % 2 == 1) next.stop_ids = {stops[i]};
+        engine.submit(std::move(next));
+      }
+      std::map<RequestId, Outcome> all;
+      for (int step = 0; !engine.idle(); ++step) {
+        if (step == 4) engine.cancel(2);
+        for (const Event& event : engine.step()) take(event, all);
+      }
+      EXPECT_EQ(engine.cache().allocated_bytes(), 0);
+      EXPECT_EQ(dynamic_cast<FakeDevice&>(*other.backend).counts().replays_ahead > 10, records);
+      preemptions.push_back(engine.stats().preemptions);
+      outcomes.push_back(std::move(all));
+      // Whatever is still on its way, others come after it.
+      engine.submit(make_request(1));
+      EXPECT_EQ(run(engine).rbegin()->second.tokens.size(), 30U);
+    }
+    EXPECT_EQ(preemptions[0] > 0, memory_bytes > 0);
+    ASSERT_EQ(outcomes[0].size(), kRequests);
+    for (const auto& [id, outcome] : outcomes[0]) {
+      const Outcome& same = outcomes[1][id];
+      if (memory_bytes > 0) continue;  // what is computed again may differ, and when is another matter
+      const FinishReason otherwise = id % 2 == 1 ? FinishReason::kStop : FinishReason::kLength;
+      EXPECT_EQ(outcome.finish.reason, id == 2 ? FinishReason::kCancelled : otherwise) << id;
+      EXPECT_EQ(outcome.tokens, same.tokens) << id;
+    }
+  }
 }
 
 TEST_F(EngineOnADevice, TakesItsPartOfWhatIsFree) {
@@ -66,9 +121,9 @@ TEST_F(EngineOnADevice, TakesItsPartOfWhatIsFree) {
 class BreakingDevice : public FakeDevice {
  public:
   bool is_broken = false;
-  void copy_to_host(void* host, const void* device, size_t size_bytes) override {
+  void synchronize() override {
     if (is_broken) fail(ErrorCode::kInternal, "attend, or an operation before it: the GPU reports an error");
-    FakeDevice::copy_to_host(host, device, size_bytes);
+    FakeDevice::synchronize();
   }
 };
 

@@ -28,16 +28,18 @@ class EngineTest : public ::testing::Test {
   Request request(int64_t n_prompt, int64_t n_output, uint32_t seed) const {
     return {.prompt = session.random_tokens(n_prompt, seed), .max_new_tokens = n_output};
   }
+  static void take(const Event& event, std::map<RequestId, Outcome>& outcomes) {
+    Outcome& outcome = outcomes[event.id];
+    if (event.token) outcome.tokens.push_back(*event.token);
+    if (event.token) outcome.n_reused = event.n_reused;
+    if (event.finish) outcome.finish = *event.finish;
+  }
   static std::map<RequestId, Outcome> run(Engine& engine) {
     std::map<RequestId, Outcome> outcomes;
     for (int steps = 0; !engine.idle(); ++steps) {
       if (steps > 10000) ADD_FAILURE() << "the engine does not come to an end";
       if (steps > 10000) break;
-      for (Event& event : engine.step()) {
-        if (event.token) outcomes[event.id].tokens.push_back(*event.token);
-        if (event.token) outcomes[event.id].n_reused = event.n_reused;
-        if (event.finish) outcomes[event.id].finish = std::move(*event.finish);
-      }
+      for (const Event& event : engine.step()) take(event, outcomes);
     }
     return outcomes;
   }

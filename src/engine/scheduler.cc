@@ -14,9 +14,20 @@ std::span<Sequence* const> Scheduler::schedule() {
   return step_;
 }
 
+bool Scheduler::follow(std::span<Sequence* const> sequences) {
+  // The forecast changes as sequences grow, so those that wait ask again now and then.
+  constexpr int64_t kMostFollowed = 8;
+  if (!waiting_.empty() && (may_admit_ || n_followed_ == kMostFollowed)) return false;
+  step_.assign(sequences.begin(), sequences.end());
+  for (Sequence* sequence : step_) sequence->n_step = 1;
+  ++n_followed_;
+  return reserve();
+}
+
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
   Sequence* const leader = find_leader(sequence->request);
   if (leader == nullptr) {
+    may_admit_ = true;
     waiting_.push_back(std::move(sequence));
   } else {
     leader->twins.push_back(std::move(sequence));
@@ -96,6 +107,8 @@ void Scheduler::forecast_running() {
 }
 
 void Scheduler::admit(int64_t& n_left) {
+  may_admit_ = n_left < options_.max_step_tokens;
+  n_followed_ = 0;
   if (waiting_.empty()) return;
   forecast_running();
   while (!waiting_.empty() && enter_cache(*waiting_.front(), n_left)) {
@@ -104,6 +117,7 @@ void Scheduler::admit(int64_t& n_left) {
     if (take_tokens(next, n_left)) step_.push_back(&next);
     start(std::move(waiting_.front()));
     waiting_.pop_front();
+    may_admit_ = true;
   }
 }
 
@@ -287,6 +301,7 @@ Sequence* Scheduler::find(RequestId id) const {
 }
 
 std::unique_ptr<Sequence> Scheduler::remove(Sequence& sequence) {
+  may_admit_ = true;
   std::unique_ptr<Sequence> taken = sequence.cache_id < 0 ? take_waiting(sequence) : take_running(sequence);
   waiting_.insert(waiting_.begin(), std::move_iterator(taken->twins.begin()), std::move_iterator(taken->twins.end()));
   taken->twins.clear();

@@ -27,8 +27,8 @@ struct Sequence {
   Sampler sampler;
   std::vector<TokenId> tokens;  // prompt and output so far
   SequenceId cache_id = -1;     // while it runs
-  int64_t n_cached = 0;         // tokens in the cache
-  int64_t n_step = 0;           // tokens of the next step: those that are not cached, or a chunk of them
+  int64_t n_cached = 0;         // tokens in the cache, or on their way there: more than n_tokens() if one is not known
+  int64_t n_step = 0;           // tokens of its step: those that were not cached, or a chunk of them
   size_t place = 0;             // among those that run
   int64_t n_reused = 0;         // of the prompt, when it first ran
   bool is_chunked = true;       // what is cached was computed in chunks of its own from the first token on
@@ -45,7 +45,6 @@ struct Sequence {
   int64_t n_prompt() const { return static_cast<int64_t>(request.prompt.size()); }
   int64_t n_output() const { return n_tokens() - n_prompt(); }
   int64_t n_new() const { return n_tokens() - n_cached; }
-  bool completes() const { return n_step == n_new(); }  // the next step ends with a new token
 };
 
 struct SchedulerOptions {
@@ -79,6 +78,9 @@ class Scheduler {
   // a chunk is one whole step's or waits. Throws Error{kOutOfMemory} if the only one that runs has no room. Valid until
   // the next call.
   std::span<Sequence* const> schedule();
+  // The step after it, of those of its sequences that go on, before their next tokens are known: reserves their pages.
+  // False if something else should be scheduled: requests that may have room by now, or pages that are wanted.
+  bool follow(std::span<Sequence* const> sequences);
   // After a step: the end of a chunk is stored for later prompts.
   void store_prefix(const Sequence& sequence);
   // After the step that ended the sequence's prompt: its twins that have room come in, with all of it cached. The
@@ -134,6 +136,8 @@ class Scheduler {
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in no order: the last one takes the place of one that ends
   KeptList kept_;
+  bool may_admit_ = false;  // what waits might find room that it did not find last time
+  int64_t n_followed_ = 0;  // steps since then
   std::vector<Sequence*> step_;
   std::vector<StepSequence> cache_step_;
 };

@@ -21,11 +21,11 @@ bool is_decode(const KvCache& cache) {
 void check(const KvCache& cache, const DecoderStep& step) {
   int64_t n_rows = 0;
   for (const StepSequence& entry : cache.step()) n_rows += entry.n_new;
-  if (n_rows != std::ssize(step.tokens) || n_rows == 0) {
-    fail(ErrorCode::kInternal, "decoder: {} tokens for a reserved step of {}", step.tokens.size(), n_rows);
+  if (n_rows != step.n_rows() || n_rows == 0) {
+    fail(ErrorCode::kInternal, "decoder: {} tokens for a reserved step of {}", step.n_rows(), n_rows);
   }
   for (const std::span<const int32_t> rows : {step.logit_rows, step.argmax_rows}) {
-    if (rows.size() > step.tokens.size() || (!rows.empty() && (rows.front() < 0 || rows.back() >= n_rows))) {
+    if (std::ssize(rows) > n_rows || (!rows.empty() && (rows.front() < 0 || rows.back() >= n_rows))) {
       fail(ErrorCode::kInternal, "decoder: rows of logits beyond a step of {} rows", n_rows);
     }
   }
@@ -55,18 +55,35 @@ KvShape kv_shape(const ModelConfig& config) {
 void Decoder::reserve(int64_t n_rows, int64_t n_wanted_rows) {
   const int64_t head_rows = std::min(n_wanted_rows, Activations::kHeadRows);
   if (n_rows <= activations_.n_rows && head_rows <= activations_.n_head_rows) return;
+  drop_started();
   recordings_.clear();
   activations_.reserve(*backend_, config(), n_rows, head_rows);
+  const auto most_best = static_cast<size_t>(activations_.n_rows) * sizeof(TokenId);
+  for (auto& readback : readbacks_) readback = backend_->make_readback(most_best);
 }
 
 void Decoder::release() {
+  drop_started();
   recordings_.clear();
+  readbacks_ = {};
   activations_ = {};
 }
 
 DecoderOutput Decoder::step(KvCache& cache, const DecoderStep& step) {
+  if (!started_.empty()) fail(ErrorCode::kInternal, "decoder: a step before the one before it is finished");
+  start(cache, step);
+  return finish();
+}
+
+bool Decoder::can_follow(const KvCache& cache, int64_t n) const {
+  const int64_t padded = padded_batch(n, cache.capacity().max_sequences);
+  return !recordings_.empty() && padded <= std::min(activations_.n_rows, activations_.n_head_rows);
+}
+
+void Decoder::start(KvCache& cache, const DecoderStep& step) {
   check(cache, step);
-  const auto n_rows = std::ssize(step.tokens);
+  if (started_.size() == kMostStarted) fail(ErrorCode::kInternal, "decoder: {} steps at once", kMostStarted + 1);
+  const int64_t n_rows = step.n_rows();
   const auto n_best = std::ssize(step.argmax_rows);
   const bool chooses_all = n_best == n_rows && step.logit_rows.empty();
   const Recorded* recorded = nullptr;
@@ -80,6 +97,7 @@ DecoderOutput Decoder::step(KvCache& cache, const DecoderStep& step) {
 
   const int64_t n_run = recorded != nullptr ? recorded->n_rows : n_rows;
   upload(cache, step, n_run);
+  if (!step.follows.empty()) take_tokens(inputs(2 * n_run, n_rows));
   if (recorded != nullptr) {
     backend_->replay(*recorded->recording);
   } else {
@@ -87,15 +105,26 @@ DecoderOutput Decoder::step(KvCache& cache, const DecoderStep& step) {
   }
   cache.commit();
 
+  Started& started = started_.emplace_back();
   const auto n_logits = std::ssize(step.logit_rows);
   if (n_logits > 0) fetch_logits(step.logit_rows, inputs(2 * n_run, n_logits));
   if (n_best > 0) {
     if (recorded == nullptr || !chooses_all) choose(step.argmax_rows, inputs(2 * n_run + n_logits, n_best));
-    host_best_.resize(static_cast<size_t>(n_best));
-    backend_->copy_to_host(host_best_.data(), activations_.best.view().data, host_best_.size() * sizeof(TokenId));
+    started.best = readbacks_[next_readback_].get();
+    next_readback_ = (next_readback_ + 1) % kMostStarted;
+    started.best->start(activations_.best.view().data, static_cast<size_t>(n_best) * sizeof(TokenId));
   }
-  return {.logits = {host_logits_.data(), {n_logits, config().vocab_size}},
-          .argmax = std::span(host_best_).first(static_cast<size_t>(n_best))};
+  started.n_logits = n_logits;
+  started.n_best = n_best;
+}
+
+DecoderOutput Decoder::finish() {
+  if (started_.empty()) fail(ErrorCode::kInternal, "decoder: no step is started");
+  const Started done = started_.front();
+  started_.pop_front();
+  const auto* best = done.best == nullptr ? nullptr : reinterpret_cast<const TokenId*>(done.best->wait());
+  return {.logits = {host_logits_.data(), {done.n_logits, config().vocab_size}},
+          .argmax = {best, static_cast<size_t>(done.n_best)}};
 }
 
 void Decoder::record_ahead(const KvCache& cache) {
@@ -139,9 +168,19 @@ void Decoder::upload(const KvCache& cache, const DecoderStep& step, int64_t n_ro
     for (int32_t i = 0; i < entry.n_new; ++i) host_inputs_.push_back(first + i);
   }
   host_inputs_.resize(static_cast<size_t>(2 * n_rows));
+  host_inputs_.insert(host_inputs_.end(), step.follows.begin(), step.follows.end());
   host_inputs_.insert(host_inputs_.end(), step.logit_rows.begin(), step.logit_rows.end());
   host_inputs_.insert(host_inputs_.end(), step.argmax_rows.begin(), step.argmax_rows.end());
   backend_->copy_to_device(activations_.inputs.view().data, host_inputs_.data(), host_inputs_.size() * sizeof(int32_t));
+}
+
+// Each row's token is the choice of the row that it follows. Ids are gathered as the floats that have their bits.
+void Decoder::take_tokens(const AnyView& follows) {
+  const auto as_floats = [](const AnyView& ids) {
+    return TensorView<float, 2>(static_cast<float*>(ids.data), {ids.shape[0], 1});
+  };
+  const AnyView tokens = inputs(0, follows.shape[0]);
+  backend_->gather({.x = as_floats(activations_.best.view()), .rows = follows, .out = as_floats(tokens)});
 }
 
 NormArgs Decoder::norm_args(const NormOf<Tensor>& norm, const AnyView& x, const AnyView& out) const {

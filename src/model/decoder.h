@@ -5,7 +5,9 @@
 // positions, lengths, block tables) is uploaded to where the recording reads it.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -25,9 +27,14 @@ struct DecoderStep {
   std::span<const TokenId> tokens;         // [N]
   std::span<const int32_t> logit_rows{};   // rows whose next-token logits are wanted; ascending
   std::span<const int32_t> argmax_rows{};  // rows whose most likely next token is wanted; ascending
+  // [N] instead of tokens: row n goes on with argmax[follows[n]] of the step that was started last. For steps that
+  // can_follow() and want the argmax of every row.
+  std::span<const int32_t> follows{};
+
+  int64_t n_rows() const { return std::ssize(follows.empty() ? tokens : follows); }
 };
 
-// In host memory, valid until the next step.
+// In host memory, valid until the step after the next one.
 struct DecoderOutput {
   TensorView<const float, 2> logits;  // [logit rows, vocabulary]
   std::span<const TokenId> argmax;    // [argmax rows]; of equally likely tokens the one with the lowest id
@@ -61,8 +68,17 @@ class Decoder {
   // Records greedy steps of every batch size of a cache ahead of time, where the backend records.
   void record_ahead(const KvCache& cache);
 
-  // Runs a step that `cache` has reserved, and commits it. Comes back before the device is done if nothing is wanted.
-  DecoderOutput step(KvCache& cache, const DecoderStep& step);
+  // Starts a step that `cache` has reserved, and commits it. Comes back before the device is done unless logits are
+  // wanted.
+  void start(KvCache& cache, const DecoderStep& step);
+  // What the oldest step that is started and not finished has come to. Waits for it if anything is wanted.
+  DecoderOutput finish();
+  DecoderOutput step(KvCache& cache, const DecoderStep& step);  // both
+  // Whether a decode step of n sequences can be started before the one before it is finished. On devices that do not
+  // run by themselves there is nothing to gain.
+  bool can_follow(const KvCache& cache, int64_t n) const;
+  // Forgets steps that are not finished.
+  void drop_started() { started_.clear(); }
 
  private:
   struct Extent {  // padding included
@@ -76,8 +92,17 @@ class Decoder {
     std::unique_ptr<Recording> recording;
   };
 
+  // Of a step that is not finished. The one that follows it is started before the answer is fetched.
+  struct Started {
+    int64_t n_logits = 0;
+    int64_t n_best = 0;
+    Readback* best = nullptr;
+  };
+  static constexpr size_t kMostStarted = 2;
+
   const Recorded* record(const KvCache& cache, int64_t n_rows, bool chooses);
   void upload(const KvCache& cache, const DecoderStep& step, int64_t n_rows);
+  void take_tokens(const AnyView& follows);
   AnyView inputs(int64_t begin, int64_t n) const;
 
   void run_layers(const KvCache& cache, const Extent& extent);
@@ -101,7 +126,9 @@ class Decoder {
   std::vector<Recorded> recordings_;  // hold addresses of activations_
   std::vector<int32_t> host_inputs_;
   std::vector<float> host_logits_;
-  std::vector<TokenId> host_best_;
+  std::array<std::unique_ptr<Readback>, kMostStarted> readbacks_;  // of `best`, in turn
+  size_t next_readback_ = 0;
+  std::deque<Started> started_;
 };
 
 }  // namespace kivi

@@ -49,6 +49,10 @@ class CudaBackend : public Backend {
     refuse_recording("copy_to_host");
     staging_.download(host, device, size_bytes);
   }
+  std::unique_ptr<Readback> make_readback(size_t size_bytes) override {
+    refuse_recording("make_readback");
+    return std::make_unique<PinnedReadback>(stream_, size_bytes);
+  }
   void copy(void* to, const void* from, size_t size_bytes) override {
     refuse_recording("copy");
     check(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDeviceToDevice, stream_.enter()), "copying on the device");

@@ -5,16 +5,30 @@
 
 namespace kivi::cuda {
 
-Staging::Staging(const Stream& stream) : stream_(&stream) {
+PinnedMemory::PinnedMemory(const Stream& stream, size_t size_bytes) {
   stream.enter();
   void* memory = nullptr;
-  check(cudaHostAlloc(&memory, kSlots * kSlotBytes, cudaHostAllocDefault), "allocating pinned memory");
-  memory_ = static_cast<std::byte*>(memory);
-  for (size_t i = 0; i < kSlots; ++i) slots_.push_back({memory_ + i * kSlotBytes, Event(stream)});
+  check(cudaHostAlloc(&memory, size_bytes, cudaHostAllocDefault), "allocating pinned memory");
+  data_ = static_cast<std::byte*>(memory);
 }
 
-Staging::~Staging() {
-  cudaFreeHost(memory_);  // waits for the copies
+PinnedMemory::~PinnedMemory() {
+  cudaFreeHost(data_);
+}
+
+void PinnedReadback::start(const void* device, size_t size_bytes) {
+  const cudaStream_t queue = stream_->enter();
+  check(cudaMemcpyAsync(memory_.data(), device, size_bytes, cudaMemcpyDeviceToHost, queue), "copying to the host");
+  copied_.record(queue);
+}
+
+const std::byte* PinnedReadback::wait() {
+  copied_.wait();
+  return memory_.data();
+}
+
+Staging::Staging(const Stream& stream) : stream_(&stream), memory_(stream, kSlots * kSlotBytes) {
+  for (size_t i = 0; i < kSlots; ++i) slots_.push_back({memory_.data() + i * kSlotBytes, Event(stream)});
 }
 
 Staging::Slot& Staging::next() {

@@ -5,18 +5,42 @@
 #include <cstddef>
 #include <vector>
 
+#include "backend/backend.h"
 #include "backend/cuda/device/stream.h"
 
 namespace kivi::cuda {
+
+// Memory of the host that the device reaches by itself.
+class PinnedMemory {
+ public:
+  PinnedMemory(const Stream& stream, size_t size_bytes);
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  ~PinnedMemory();  // waits for the copies
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte* data_ = nullptr;
+};
+
+class PinnedReadback : public Readback {
+ public:
+  PinnedReadback(const Stream& stream, size_t size_bytes)
+      : stream_(&stream), memory_(stream, size_bytes), copied_(stream) {}
+  void start(const void* device, size_t size_bytes) override;
+  const std::byte* wait() override;
+
+ private:
+  const Stream* stream_;
+  PinnedMemory memory_;
+  Event copied_;
+};
 
 class Staging {
  public:
   static constexpr size_t kSlotBytes = size_t{2} << 20;
 
   explicit Staging(const Stream& stream);  // which must outlive it
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-  ~Staging();
 
   void upload(void* device, const void* host, size_t size_bytes);
   // Waits for all that was asked of the stream before.
@@ -42,7 +66,7 @@ class Staging {
   void send(Slot& slot, void* device, size_t size_bytes);
 
   const Stream* stream_;
-  std::byte* memory_ = nullptr;
+  PinnedMemory memory_;
   std::vector<Slot> slots_;
   size_t next_ = 0;
 };

@@ -64,7 +64,9 @@ struct TakeRows {
     float values[Width];
     if (id >= 0 && id < n_table_rows) {
       load(table.at(id, column), values);
-      for (float& value : values) value *= scale;
+      if (scale != 1.0F) {
+        for (float& value : values) value *= scale;
+      }
     } else {
       for (float& value : values) value = NAN;
     }
