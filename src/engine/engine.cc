@@ -201,7 +201,9 @@ void Engine::follow(const Flight& flight) {
     going_on_.push_back(sequence);
     follows_.push_back(static_cast<int32_t>(i));
   }
-  if (!going_on_.empty() && scheduler_.follow(going_on_)) start(going_on_, follows_);
+  if (going_on_.empty() || !scheduler_.follow(going_on_)) return;
+  start(going_on_, follows_);
+  ++stats_.steps_ahead;
 }
 
 void Engine::settle(const Flight& flight) {

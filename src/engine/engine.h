@@ -49,6 +49,7 @@ struct EngineStats {
   int64_t prefix_hits = 0;     // and found
   int64_t preemptions = 0;     // sequences that gave up their pages and are computed again
   int64_t steps = 0;
+  int64_t steps_ahead = 0;  // those that were started before the one before them was done
   int64_t max_running = 0;  // sequences of a step
 
   // 0 if there were none.

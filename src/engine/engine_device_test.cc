@@ -66,7 +66,9 @@ TEST_F(EngineOnADevice, StepsThatRunAheadChangeNothing) {
         for (const Event& event : engine.step()) take(event, all);
       }
       EXPECT_EQ(engine.cache().allocated_bytes(), 0);
-      EXPECT_EQ(dynamic_cast<FakeDevice&>(*other.backend).counts().replays_ahead > 10, records);
+      const int64_t n_ahead = dynamic_cast<FakeDevice&>(*other.backend).counts().replays_ahead;
+      EXPECT_EQ(n_ahead, engine.stats().steps_ahead);
+      EXPECT_EQ(n_ahead > 10, records);
       preemptions.push_back(engine.stats().preemptions);
       outcomes.push_back(std::move(all));
       // Whatever is still on its way, others come after it.
