@@ -2,12 +2,58 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "core/error.h"
+#include "engine/fast_exp.h"
 
 namespace kivi {
 namespace {
+
+constexpr size_t kBlock = 256;  // logits
+
+std::span<const float> block_at(std::span<const float> logits, size_t begin) {
+  return logits.subspan(begin, std::min(kBlock, logits.size() - begin));
+}
+
+// NaN is no number of those.
+float highest_of(std::span<const float> block) {
+  const float* x = block.data();
+  float highest = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : highest)
+  for (size_t i = 0; i < block.size(); ++i) highest = x[i] > highest ? x[i] : highest;
+  return highest;
+}
+
+// What a logit makes a token likely, the highest one 1; 0 where that is less than a float can say, and for NaN.
+class Weigher {
+ public:
+  // However low the temperature, the highest logit is its own.
+  Weigher(float highest, double temperature)
+      : highest_(highest), factor_(static_cast<float>(std::min(1 / temperature, 1e30))) {}
+
+  float operator()(float logit) const { return weight_of((logit - highest_) * factor_); }
+  float sum(std::span<const float> block) const {
+    const float* x = block.data();
+    const float highest = highest_;
+    const float factor = factor_;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < block.size(); ++i) sum += weight_of((x[i] - highest) * factor);
+    return sum;
+  }
+
+ private:
+  // Without a branch, as a loop of vectors needs it: what is left of the least that fast_exp gives is taken off.
+  static float weight_of(float x) {
+    constexpr float kLeast = -87.0F;
+    return fast_exp(x > kLeast ? x : kLeast) - fast_exp(kLeast);
+  }
+
+  float highest_;
+  float factor_;
+};
 
 void check(bool good, const char* field, double value, const char* limit) {
   if (!good) fail(ErrorCode::kInvalidArgument, "{} {}: must be {}", field, value, limit);
@@ -28,11 +74,17 @@ void SamplingParams::validate() const {
 }
 
 TokenId argmax(std::span<const float> logits) {
-  size_t best = 0;
-  for (size_t i = 1; i < logits.size(); ++i) {
-    if (logits[i] > logits[best] || std::isnan(logits[best])) best = i;
+  float highest = -std::numeric_limits<float>::infinity();
+  std::span<const float> where = logits.first(std::min(kBlock, logits.size()));
+  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    const std::span<const float> block = block_at(logits, begin);
+    const float here = highest_of(block);
+    if (here <= highest) continue;
+    highest = here;
+    where = block;
   }
-  return static_cast<TokenId>(best);
+  const auto best = std::ranges::find(where, highest);
+  return static_cast<TokenId>(where.data() - logits.data() + (best == where.end() ? 0 : best - where.begin()));
 }
 
 Sampler::Sampler(const SamplingParams& params, std::span<const TokenId> prompt)
@@ -74,29 +126,104 @@ bool Sampler::less_likely(const Candidate& a, const Candidate& b) {
 }
 
 TokenId Sampler::draw(std::span<const float> logits) {
-  const TokenId best = argmax(logits);
-  const float highest = logits[static_cast<size_t>(best)];
-  if (!std::isfinite(highest)) return best;
-
-  // From here on logits are relative to the highest one, so that exp() of it is 1 and of others at most 1.
-  candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const auto logit = static_cast<float>((double{logits[i]} - highest) / params_.temperature);
-    if (logit > -std::numeric_limits<float>::infinity()) candidates_.push_back({logit, static_cast<TokenId>(i)});
+  block_highest_.clear();
+  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    block_highest_.push_back(highest_of(block_at(logits, begin)));
   }
-  keep_top_k();
-  keep_top_p();
-  std::erase_if(candidates_, [this](const Candidate& c) { return std::exp(double{c.logit}) < params_.min_p; });
+  highest_ = *std::ranges::max_element(block_highest_);
+  if (!std::isfinite(highest_)) return argmax(logits);
+  if (!params_.has_filters()) return draw_from_all(logits);
 
+  collect_likely(logits);
+  keep_top_k();
+  if (params_.top_p < 1) keep_top_p(params_.top_k > 0 ? weight_of_candidates() : sum_weights(logits));
+  std::erase_if(candidates_, [this](const Candidate& c) { return std::exp(double{c.logit}) < params_.min_p; });
+  return draw_from_candidates();
+}
+
+TokenId Sampler::draw_from_all(std::span<const float> logits) {
+  const Weigher weight(highest_, params_.temperature);
+  double rest = random_part(sum_weights(logits));
+  for (size_t b = 0; b < block_weight_.size(); ++b) {
+    if (rest >= block_weight_[b]) {
+      rest -= block_weight_[b];
+      continue;
+    }
+    const std::span<const float> block = block_at(logits, b * kBlock);
+    size_t last = 0;  // that is possible: should rounding leave something of the rest
+    for (size_t i = 0; i < block.size() && rest >= 0; ++i) {
+      const float part = weight(block[i]);
+      if (part > 0) last = i;
+      rest -= part;
+    }
+    return static_cast<TokenId>(b * kBlock + last);
+  }
+  return argmax(logits);
+}
+
+// At least all that the filters leave.
+void Sampler::collect_likely(std::span<const float> logits) {
+  const float all = -std::numeric_limits<float>::infinity();
+  const auto k = static_cast<size_t>(params_.top_k);
+  if (k > 0) {
+    if (k > block_highest_.size()) return collect(logits, all);
+    sorted_ = block_highest_;  // k blocks have a logit each that is as high as the k-th of these
+    std::ranges::nth_element(sorted_, sorted_.begin() + static_cast<std::ptrdiff_t>(k - 1), std::greater());
+    return collect(logits, sorted_[k - 1]);
+  }
+  constexpr double kSlack = 1e-3;  // of rounding
+  const auto below = [this](double depth) { return static_cast<float>(highest_ - depth * params_.temperature); };
+  if (params_.top_p >= 1) return collect(logits, below(kSlack - std::log(params_.min_p)));
+  const double wanted = params_.top_p * sum_weights(logits) * (1 + kSlack);
+  for (const double depth : {6.0, 12.0, 24.0}) {
+    collect(logits, below(depth));
+    if (weight_of_candidates() >= wanted) return;
+  }
+  collect(logits, all);
+}
+
+void Sampler::collect(std::span<const float> logits, float least) {
+  candidates_.clear();
+  for (size_t b = 0; b < block_highest_.size(); ++b) {
+    if (!(block_highest_[b] >= least)) continue;
+    const std::span<const float> block = block_at(logits, b * kBlock);
+    for (size_t i = 0; i < block.size(); ++i) {
+      if (!(block[i] >= least) || block[i] == -std::numeric_limits<float>::infinity()) continue;
+      const auto logit = static_cast<float>((double{block[i]} - highest_) / params_.temperature);
+      candidates_.push_back({logit, static_cast<TokenId>(b * kBlock + i)});
+    }
+  }
+}
+
+double Sampler::sum_weights(std::span<const float> logits) {
+  const Weigher weight(highest_, params_.temperature);
+  block_weight_.clear();
+  double total = 0;
+  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    block_weight_.push_back(weight.sum(block_at(logits, begin)));
+    total += block_weight_.back();
+  }
+  return total;
+}
+
+double Sampler::weight_of_candidates() const {
   double total = 0;
   for (const Candidate& c : candidates_) total += std::exp(double{c.logit});
-  // 53 random bits: the same number on every machine, which the standard's distributions do not promise.
-  double rest = static_cast<double>(random_() >> 11) * 0x1p-53 * total;
+  return total;
+}
+
+TokenId Sampler::draw_from_candidates() {
+  double rest = random_part(weight_of_candidates());
   for (const Candidate& c : candidates_) {
     rest -= std::exp(double{c.logit});
     if (rest < 0) return c.id;
   }
   return candidates_.back().id;
+}
+
+// 53 random bits: the same number on every machine, which the standard's distributions do not promise.
+double Sampler::random_part(double total) {
+  return static_cast<double>(random_() >> 11) * 0x1p-53 * total;
 }
 
 void Sampler::keep_top_k() {
@@ -107,13 +234,9 @@ void Sampler::keep_top_k() {
   candidates_.resize(k);
 }
 
-// Takes the likeliest candidate off a heap until they have the mass: mostly few of a large vocabulary.
-void Sampler::keep_top_p() {
-  if (params_.top_p >= 1) return;
-  double missing = 0;
-  for (const Candidate& c : candidates_) missing += std::exp(double{c.logit});
-  missing *= params_.top_p;
-
+// Takes the likeliest candidate off a heap until they have their part of the total: mostly few of a large vocabulary.
+void Sampler::keep_top_p(double total) {
+  double missing = params_.top_p * total;
   std::make_heap(candidates_.begin(), candidates_.end(), less_likely);
   auto kept = candidates_.end();  // [kept, end) are the likeliest
   while (kept != candidates_.begin() && missing > 0) {

@@ -28,6 +28,7 @@ struct SamplingParams {
 
   // Whether the next token is the argmax of the logits, whatever was before.
   bool is_argmax() const { return temperature == 0 && !has_penalties() && logit_bias.empty(); }
+  bool has_filters() const { return top_k > 0 || top_p < 1 || min_p > 0; }
   bool has_penalties() const { return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0; }
 
   // Throws Error{kInvalidArgument} naming the field.
@@ -53,15 +54,28 @@ class Sampler {
 
   void adjust(std::span<float> logits, std::span<const TokenId> banned) const;
   void penalise(std::span<float> logits) const;
-  void keep_top_k();
-  void keep_top_p();
   TokenId draw(std::span<const float> logits);
+  TokenId draw_from_all(std::span<const float> logits);
+  void collect_likely(std::span<const float> logits);
+  void collect(std::span<const float> logits, float least);
+  double sum_weights(std::span<const float> logits);
+  double weight_of_candidates() const;
+  void keep_top_k();
+  void keep_top_p(double total);
+  TokenId draw_from_candidates();
+  double random_part(double total);
 
   SamplingParams params_;
   std::mt19937_64 random_;
   std::unordered_set<TokenId> prompt_;
   std::unordered_map<TokenId, int64_t> output_;  // how often
   std::vector<float> adjusted_;
+  // Of the logits that a token is drawn from, by blocks of them: most blocks of a large vocabulary have no likely
+  // token.
+  float highest_ = 0.0F;
+  std::vector<float> block_highest_;
+  std::vector<float> block_weight_;
+  std::vector<float> sorted_;
   std::vector<Candidate> candidates_;
 };
 
