@@ -80,7 +80,7 @@ class Engine {
   // Ends a request; its last event comes from the next step. No effect if it has ended.
   void cancel(RequestId id);
   // Whether step() has nothing to do.
-  bool idle() const { return scheduler_.idle() && events_.empty(); }
+  bool idle() const { return scheduler_.idle() && events_.empty() && started_.sequences.empty(); }
   // Runs one step. What goes wrong in it ends its requests with kFailed.
   std::vector<Event> step();
 

@@ -6,24 +6,17 @@
 #include <limits>
 
 #include "core/error.h"
-#include "engine/fast_exp.h"
+#include "engine/logit_loops.h"
 
 namespace kivi {
 namespace {
 
-constexpr size_t kBlock = 256;  // logits
+constexpr size_t kBlock = 256;   // logits
+constexpr double kSlack = 1e-3;  // of rounding, where candidates are looked for
+constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 
 std::span<const float> block_at(std::span<const float> logits, size_t begin) {
   return logits.subspan(begin, std::min(kBlock, logits.size() - begin));
-}
-
-// NaN is no number of those.
-float highest_of(std::span<const float> block) {
-  const float* x = block.data();
-  float highest = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : highest)
-  for (size_t i = 0; i < block.size(); ++i) highest = x[i] > highest ? x[i] : highest;
-  return highest;
 }
 
 // What a logit makes a token likely, the highest one 1; 0 where that is less than a float can say, and for NaN.
@@ -134,9 +127,16 @@ TokenId Sampler::draw(std::span<const float> logits) {
   if (!std::isfinite(highest_)) return argmax(logits);
   if (!params_.has_filters()) return draw_from_all(logits);
 
-  collect_likely(logits);
-  keep_top_k();
-  if (params_.top_p < 1) keep_top_p(params_.top_k > 0 ? weight_of_candidates() : sum_weights(logits));
+  if (params_.top_k > 0) {
+    keep_top_k(logits);
+    if (params_.top_p < 1) keep_top_p(weight_of_candidates());
+  } else if (params_.top_p < 1) {
+    const double total = sum_weights(logits);
+    collect_mass(logits, params_.top_p * total);
+    keep_top_p(total);
+  } else {
+    collect(logits, logit_below(kSlack - std::log(params_.min_p)));
+  }
   std::erase_if(candidates_, [this](const Candidate& c) { return std::exp(double{c.logit}) < params_.min_p; });
   return draw_from_candidates();
 }
@@ -161,25 +161,18 @@ TokenId Sampler::draw_from_all(std::span<const float> logits) {
   return argmax(logits);
 }
 
-// At least all that the filters leave.
-void Sampler::collect_likely(std::span<const float> logits) {
-  const float all = -std::numeric_limits<float>::infinity();
-  const auto k = static_cast<size_t>(params_.top_k);
-  if (k > 0) {
-    if (k > block_highest_.size()) return collect(logits, all);
-    sorted_ = block_highest_;  // k blocks have a logit each that is as high as the k-th of these
-    std::ranges::nth_element(sorted_, sorted_.begin() + static_cast<std::ptrdiff_t>(k - 1), std::greater());
-    return collect(logits, sorted_[k - 1]);
-  }
-  constexpr double kSlack = 1e-3;  // of rounding
-  const auto below = [this](double depth) { return static_cast<float>(highest_ - depth * params_.temperature); };
-  if (params_.top_p >= 1) return collect(logits, below(kSlack - std::log(params_.min_p)));
-  const double wanted = params_.top_p * sum_weights(logits) * (1 + kSlack);
+// So much lower than the highest, in units of the temperature.
+float Sampler::logit_below(double depth) const {
+  return static_cast<float>(highest_ - depth * params_.temperature);
+}
+
+// At least the fewest likeliest that have so much weight together.
+void Sampler::collect_mass(std::span<const float> logits, double weight) {
   for (const double depth : {6.0, 12.0, 24.0}) {
-    collect(logits, below(depth));
-    if (weight_of_candidates() >= wanted) return;
+    collect(logits, logit_below(depth));
+    if (weight_of_candidates() >= weight * (1 + kSlack)) return;
   }
-  collect(logits, all);
+  collect(logits, kImpossible);
 }
 
 void Sampler::collect(std::span<const float> logits, float least) {
@@ -188,7 +181,7 @@ void Sampler::collect(std::span<const float> logits, float least) {
     if (!(block_highest_[b] >= least)) continue;
     const std::span<const float> block = block_at(logits, b * kBlock);
     for (size_t i = 0; i < block.size(); ++i) {
-      if (!(block[i] >= least) || block[i] == -std::numeric_limits<float>::infinity()) continue;
+      if (!(block[i] >= least) || block[i] == kImpossible) continue;
       const auto logit = static_cast<float>((double{block[i]} - highest_) / params_.temperature);
       candidates_.push_back({logit, static_cast<TokenId>(b * kBlock + i)});
     }
@@ -226,9 +219,16 @@ double Sampler::random_part(double total) {
   return static_cast<double>(random_() >> 11) * 0x1p-53 * total;
 }
 
-void Sampler::keep_top_k() {
+void Sampler::keep_top_k(std::span<const float> logits) {
   const auto k = static_cast<size_t>(params_.top_k);
-  if (k == 0 || k >= candidates_.size()) return;
+  if (k > block_highest_.size()) {
+    collect(logits, kImpossible);
+  } else {
+    sorted_ = block_highest_;  // k blocks have a logit each that is as high as the k-th of these
+    std::ranges::nth_element(sorted_, sorted_.begin() + static_cast<std::ptrdiff_t>(k - 1), std::greater());
+    collect(logits, sorted_[k - 1]);
+  }
+  if (k >= candidates_.size()) return;
   std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(k), candidates_.end(),
                    [](const Candidate& a, const Candidate& b) { return less_likely(b, a); });
   candidates_.resize(k);

@@ -56,11 +56,12 @@ class Sampler {
   void penalise(std::span<float> logits) const;
   TokenId draw(std::span<const float> logits);
   TokenId draw_from_all(std::span<const float> logits);
-  void collect_likely(std::span<const float> logits);
+  void collect_mass(std::span<const float> logits, double weight);
   void collect(std::span<const float> logits, float least);
+  float logit_below(double depth) const;
   double sum_weights(std::span<const float> logits);
   double weight_of_candidates() const;
-  void keep_top_k();
+  void keep_top_k(std::span<const float> logits);
   void keep_top_p(double total);
   TokenId draw_from_candidates();
   double random_part(double total);

@@ -5,7 +5,7 @@
 #include <limits>
 #include <utility>
 
-#include "engine/fast_exp.h"
+#include "engine/logit_loops.h"
 
 namespace kivi {
 namespace {
@@ -26,10 +26,7 @@ double sum_blocks(size_t n, Sum sum) {
 Prediction make_prediction(std::span<const float> logits) {
   const float* x = logits.data();
   const size_t n = logits.size();
-  float highest = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : highest)
-  for (size_t i = 0; i < n; ++i) highest = x[i] > highest ? x[i] : highest;
-
+  const float highest = highest_of(logits);
   const double total = sum_blocks(n, [x, highest](size_t begin, size_t end) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)

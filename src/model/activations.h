@@ -22,7 +22,7 @@ struct Activations {
   int64_t n_mlp_rows = 0;   // that the MLP takes at a time
   int64_t n_head_rows = 0;  // M: rows of logits at a time; at most kHeadRows
 
-  Tensor inputs;    // [4 * N] i32: tokens, positions, rows of logits and rows of argmax, one after the other
+  Tensor inputs;    // [4 * N] i32: tokens, positions, rows of logits (or those that are followed) and of argmax
   Tensor x;         // [N, hidden] f32: the residual stream
   Tensor normed;    // [N, hidden] act: what goes into a matrix
   Tensor qkv;       // [N, (H + 2 K) * D] act

@@ -70,7 +70,6 @@ void Decoder::release() {
 }
 
 DecoderOutput Decoder::step(KvCache& cache, const DecoderStep& step) {
-  if (!started_.empty()) fail(ErrorCode::kInternal, "decoder: a step before the one before it is finished");
   start(cache, step);
   return finish();
 }
@@ -82,7 +81,9 @@ bool Decoder::can_follow(const KvCache& cache, int64_t n) const {
 
 void Decoder::start(KvCache& cache, const DecoderStep& step) {
   check(cache, step);
-  if (started_.size() == kMostStarted) fail(ErrorCode::kInternal, "decoder: {} steps at once", kMostStarted + 1);
+  if (started_.size() >= (step.follows.empty() ? 1 : kMostStarted)) {
+    fail(ErrorCode::kInternal, "decoder: a step before the one before it is finished");
+  }
   const int64_t n_rows = step.n_rows();
   const auto n_best = std::ssize(step.argmax_rows);
   const bool chooses_all = n_best == n_rows && step.logit_rows.empty();
@@ -105,17 +106,16 @@ void Decoder::start(KvCache& cache, const DecoderStep& step) {
   }
   cache.commit();
 
-  Started& started = started_.emplace_back();
   const auto n_logits = std::ssize(step.logit_rows);
   if (n_logits > 0) fetch_logits(step.logit_rows, inputs(2 * n_run, n_logits));
+  Started started{.n_logits = n_logits, .n_best = n_best};
   if (n_best > 0) {
     if (recorded == nullptr || !chooses_all) choose(step.argmax_rows, inputs(2 * n_run + n_logits, n_best));
     started.best = readbacks_[next_readback_].get();
     next_readback_ = (next_readback_ + 1) % kMostStarted;
     started.best->start(activations_.best.view().data, static_cast<size_t>(n_best) * sizeof(TokenId));
   }
-  started.n_logits = n_logits;
-  started.n_best = n_best;
+  started_.push_back(started);
 }
 
 DecoderOutput Decoder::finish() {

@@ -27,14 +27,14 @@ struct DecoderStep {
   std::span<const TokenId> tokens;         // [N]
   std::span<const int32_t> logit_rows{};   // rows whose next-token logits are wanted; ascending
   std::span<const int32_t> argmax_rows{};  // rows whose most likely next token is wanted; ascending
-  // [N] instead of tokens: row n goes on with argmax[follows[n]] of the step that was started last. For steps that
-  // can_follow() and want the argmax of every row.
+  // [N] instead of tokens: row n goes on with argmax[follows[n]] of the step that was started last, which may be
+  // unfinished. For steps that can_follow() and want the argmax of every row.
   std::span<const int32_t> follows{};
 
   int64_t n_rows() const { return std::ssize(follows.empty() ? tokens : follows); }
 };
 
-// In host memory, valid until the step after the next one.
+// In host memory, valid until the next start().
 struct DecoderOutput {
   TensorView<const float, 2> logits;  // [logit rows, vocabulary]
   std::span<const TokenId> argmax;    // [argmax rows]; of equally likely tokens the one with the lowest id

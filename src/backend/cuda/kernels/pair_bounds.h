@@ -19,39 +19,35 @@ namespace kivi::cuda {
     asm(op ".bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b)); \
   }
 
-// Of the pairs' numbers i, the one that `takes_first` or the only number.
-template <typename T, typename TakesFirst>
-KIVI_HD inline uint32_t choose_pair(uint32_t a, uint32_t b, TakesFirst takes_first) {
+// Of the pairs' numbers i the lesser, or the greater, or the only number. T: Half or BFloat16.
+template <typename T, bool kGreater>
+KIVI_HD inline uint32_t bound_pair(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  uint32_t d;
+  if constexpr (kGreater) {
+    KIVI_PAIR_INSTRUCTION("max", d, a, b)
+  } else {
+    KIVI_PAIR_INSTRUCTION("min", d, a, b)
+  }
+  return d;
+#else
   uint32_t chosen = 0;
   for (int shift = 0; shift < 32; shift += 16) {
     const float x = to_float(T{static_cast<uint16_t>(a >> shift)});
     const float y = to_float(T{static_cast<uint16_t>(b >> shift)});
-    const bool first = y != y || takes_first(x, y);
+    const bool first = y != y || (kGreater ? x > y : x < y);
     chosen |= (first ? a : b) & 0xFFFFU << shift;
   }
   return chosen;
+#endif
 }
-
-// T: Half or BFloat16.
 template <typename T>
 KIVI_HD inline uint32_t min_pair(uint32_t a, uint32_t b) {
-#if defined(__CUDA_ARCH__)
-  uint32_t d;
-  KIVI_PAIR_INSTRUCTION("min", d, a, b)
-  return d;
-#else
-  return choose_pair<T>(a, b, [](float x, float y) { return x < y; });
-#endif
+  return bound_pair<T, false>(a, b);
 }
 template <typename T>
 KIVI_HD inline uint32_t max_pair(uint32_t a, uint32_t b) {
-#if defined(__CUDA_ARCH__)
-  uint32_t d;
-  KIVI_PAIR_INSTRUCTION("max", d, a, b)
-  return d;
-#else
-  return choose_pair<T>(a, b, [](float x, float y) { return x > y; });
-#endif
+  return bound_pair<T, true>(a, b);
 }
 
 #undef KIVI_PAIR_INSTRUCTION

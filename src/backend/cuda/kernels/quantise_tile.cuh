@@ -69,11 +69,6 @@ __device__ uint32_t codes_of(uint32_t pair, const GroupQuantiser& low, const Gro
                      0x5410);
 }
 
-__device__ inline void add(format::GroupRange& range, float x) {
-  range.min = fminf(range.min, x);
-  range.max = fmaxf(range.max, x);
-}
-
 // Copies the rows into the tile.
 __device__ inline void stage_rows(const StorePart& part, const PackTile& tile) {
   const int per_row = part.layout().head_dim / 8;  // pieces of 16 bytes

@@ -1,13 +1,23 @@
-// Exponentials of a vocabulary's logits, without leaving float.
+// What is done with all logits of a vocabulary, in forms that compilers turn into SIMD.
 #pragma once
 
 #include <bit>
 #include <cstdint>
+#include <limits>
+#include <span>
 
 namespace kivi {
 
-// e^x for x <= 0 with a relative error of about 1e-7, in a form that compilers turn into SIMD. Below e^-87 it stays
-// there.
+// NaN counts for nothing; of nothing it is minus infinity.
+inline float highest_of(std::span<const float> logits) {
+  const float* x = logits.data();
+  float highest = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : highest)
+  for (size_t i = 0; i < logits.size(); ++i) highest = x[i] > highest ? x[i] : highest;
+  return highest;
+}
+
+// e^x for x <= 0 with a relative error of about 1e-7. Below e^-87 it stays there.
 inline float fast_exp(float x) {
   constexpr float kLog2e = 1.44269504F;
   constexpr float kLn2High = 0.693359375F;
